@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// Compiler and platform facts. None of these macros changes the layout of a class.
+#pragma once
+
+#include <bit>
+
+#if defined(__CUDACC__)
+#define PITH_HD __host__ __device__
+#else
+#define PITH_HD
+#endif
+
+#define PITH_INLINE inline __attribute__((always_inline))
+#define PITH_RESTRICT __restrict__
+
+// A precondition that the caller must keep: never used on data. Off unless PITH_CHECKED is defined.
+#if defined(PITH_CHECKED)
+#define PITH_EXPECTS(condition) ((condition) ? static_cast<void>(0) : __builtin_trap())
+#else
+#define PITH_EXPECTS(condition) static_cast<void>(0)
+#endif
+
+// The instruction set that simd/ and cpu/ are compiled for; it names their inline namespace, so that objects compiled with
+// different flags do not share one version of a template.
+#if defined(PITH_NO_SIMD)
+#define PITH_ISA isa_scalar
+#elif defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#define PITH_ISA isa_avx512_vnni
+#elif defined(__AVX512BW__)
+#define PITH_ISA isa_avx512
+#elif defined(__AVXVNNI__)
+#define PITH_ISA isa_avx2_vnni
+#elif defined(__AVX2__) && defined(__FMA__)
+#define PITH_ISA isa_avx2
+#elif defined(__ARM_NEON) && defined(__ARM_FEATURE_DOTPROD)
+#define PITH_ISA isa_neon_dotprod
+#elif defined(__aarch64__)
+#define PITH_ISA isa_neon
+#elif defined(__SSE4_2__)
+#define PITH_ISA isa_sse42
+#else
+#define PITH_ISA isa_scalar
+#define PITH_NO_SIMD 1
+#endif
+
+static_assert(std::endian::native == std::endian::little || std::endian::native == std::endian::big,
+              "[pith] mixed-endian machines are not supported.");
