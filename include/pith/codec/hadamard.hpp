@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// The Hadamard rotation of every N consecutive channels; it spreads an outlier channel over all of them.
+//
+//   y = H x / sqrt(N),  H[i][j] = (-1)^popcount(i & j);   H is its own transpose and inverse
+//
+// Applied to rows before encoding, once to each query (<Hx, Hq> = <x, q>) and once to each output. The butterflies run with strides
+// 1, 2, 4, ..., N/2 in this order, so every output is one fixed tree of sums: the same bytes everywhere.
+//
+// cost    N log2 N additions and N multiplications per N channels
+// from    Ashkboos et al., QuaRot, 2024
+#pragma once
+
+#include "pith/core/rounding.hpp"
+
+namespace pith {
+
+template <int N>
+struct hadamard {
+  static_assert(N >= 2 && N <= 1024 && (N & (N - 1)) == 0, "[pith] hadamard<N>: N is a power of two up to 1024. Fix: hadamard<64>.");
+  static constexpr int size = N;
+
+  // Channels is a multiple of N.
+  template <int Channels>
+  PITH_HD static constexpr void apply(float* row) noexcept {
+    static_assert(Channels % N == 0, "[pith] hadamard<N>: the channels must be a multiple of N. Fix: an N that divides head_dim.");
+    for (int first = 0; first < Channels; first += N) {
+      float* const x = row + first;
+      for (int stride = 1; stride < N; stride *= 2)
+        for (int i = 0; i < N; i += 2 * stride)
+          for (int j = i; j < i + stride; ++j) {
+            float const a = x[j], b = x[j + stride];
+            x[j] = a + b;
+            x[j + stride] = a - b;
+          }
+      for (int i = 0; i < N; ++i) x[i] *= scale;
+    }
+  }
+  template <int Channels>
+  PITH_HD static constexpr void undo(float* row) noexcept {
+    apply<Channels>(row);
+  }
+
+ private:
+  static constexpr float square_root(double x) {
+    double root = x;
+    for (int i = 0; i < 60; ++i) root = 0.5 * (root + x / root);
+    return static_cast<float>(1.0 / root);
+  }
+  static constexpr float scale = square_root(N);
+};
+
+}  // namespace pith
