@@ -1,0 +1,29 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# Builds the examples and runs them.
+#
+#   examples/run.sh                       all of them
+#   examples/run.sh 01_hello [argument]   one of them, with arguments
+#   examples/run.sh [--option ...]        all of them, each with these arguments
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. cmake/packages.sh
+install_packages
+
+build=${PITH_BUILD_DIR:-$PWD/build}
+cmake --preset release -B "$build" >/dev/null
+names=()
+case ${1:-} in
+  "" | -*) for source in examples/[0-9]*.cpp; do [ -e "$source" ] && names+=("$(basename "$source" .cpp)"); done ;;
+  *) names=("$1"); shift ;;
+esac
+if [ ${#names[@]} -eq 0 ]; then
+  echo "There are no examples yet."
+  exit 0
+fi
+cmake --build "$build" -j "${PITH_JOBS:-$(nproc)}" --target "${names[@]/#/pith_example_}"
+for name in "${names[@]}"; do
+  echo
+  echo "=== $name"
+  "$build/examples/$name" "$@"
+done

@@ -1,0 +1,68 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# Installs what is missing, builds and runs every test, then the variants. Says at the end what this machine could not run.
+#
+#   tests/run.sh            everything
+#   tests/run.sh --quick    the release build only
+#   PITH_BUILD_DIR=DIR      build in DIR and DIR-<variant> (default: build, in the repository)
+#   PITH_JOBS=N             compile and test with N jobs (default: one a processor)
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+. cmake/packages.sh
+install_packages || exit 1
+
+build=${PITH_BUILD_DIR:-$PWD/build}
+jobs=${PITH_JOBS:-$(nproc)}
+failed=()
+not_run=()
+
+# Configures, builds and tests one preset. Keeps going after a failure, so that one run shows everything that is broken.
+run_preset() {
+  local preset=$1 directory=$2 started=$SECONDS
+  shift 2
+  echo
+  echo "=== $preset"
+  if cmake --preset "$preset" -B "$directory" >"$directory.log" 2>&1; then
+    cmake --build "$directory" -j "$jobs" -- -k 0 || failed+=("$preset: build")
+    ctest --test-dir "$directory" --output-on-failure -j "$jobs" "$@" 2>&1 | tee "$directory.log" || failed+=("$preset: tests")
+    while IFS= read -r line; do not_run+=("$preset: $line"); done < <(sed -n 's/^[ \t]*[0-9]* - \(.*\) (Skipped)$/\1 (skipped itself)/p' "$directory.log")
+  else
+    cat "$directory.log"
+    failed+=("$preset: configure")
+  fi
+  echo "=== $preset took $((SECONDS - started)) s"
+}
+
+mkdir -p "$(dirname "$build")"
+run_preset release "$build" --no-tests=error
+while IFS= read -r line; do not_run+=("$line"); done < <(cat "$build/not_run.txt" 2>/dev/null)
+
+if [ "${1:-}" = --quick ]; then
+  not_run+=("scalar, avx2, noexcept, asan-ubsan and clang builds (--quick)")
+else
+  run_preset scalar "$build-scalar"
+  if grep -qw avx2 /proc/cpuinfo 2>/dev/null; then
+    run_preset avx2 "$build-avx2"
+  else
+    not_run+=("avx2 build (this processor has no AVX2)")
+  fi
+  run_preset noexcept "$build-noexcept"
+  run_preset asan-ubsan "$build-asan-ubsan"
+  if command -v clang++-16 >/dev/null 2>&1; then
+    run_preset clang "$build-clang"
+  else
+    not_run+=("clang build (clang++-16 is not installed)")
+  fi
+fi
+
+for flag in avx512f avx512_vnni avx512_bf16; do
+  grep -qw "$flag" /proc/cpuinfo 2>/dev/null || not_run+=("kernels that use $flag (this processor does not have it)")
+done
+command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 || not_run+=("device kernels (no GPU here)")
+
+echo
+echo "=== summary, after $SECONDS s"
+for line in "${not_run[@]+"${not_run[@]}"}"; do echo "NOT RUN: $line"; done
+for line in "${failed[@]+"${failed[@]}"}"; do echo "FAILED: $line"; done
+[ ${#failed[@]} -eq 0 ] && echo "All tests that ran passed."
+[ ${#failed[@]} -eq 0 ]
