@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+// dot over integer tiles.
+//
+// A stored number is x = (u - middle) s + b. The scale goes where it is cheap:
+//   per_token      score[t] = sum_g s[t,g] (sum_c q[c] u[t,c] - middle Q[g]) + b[t,g] Q[g],   Q[g] = sum_c q[c] over the group
+//   per_channel    q'[c] = q[c] s[c] once for a token group;  score[t] = sum_c q'[c] u[t,c] - middle sum q' + sum_c q[c] b[c]
+//
+// exact     codes become f32 and are multiplied by q (or q') in f32
+// integer   q (or q') is rounded to 8 bits, step = max|q| / 127, and dot4 multiplies integers. When that rounding would be a larger
+//           error than the codes' own (an outlier channel in q'), it is rounded to 15 bits, step = max|q| / 16256, 128 high + low, in
+//           two passes. narrow_enough() chooses from the two bounds.
+//           error: |score error| <= step/2 * sum_c |u - middle| s, beside the codec's own
+// cost      4 bit, integer, M rows: per 8 * width codes one load, one shift, two masks and 2M dot4
+#pragma once
+
+#include "pith/codec/integer.hpp"
+#include "pith/cpu/kernel.hpp"
+#include "pith/simd/dot4.hpp"
+#include "pith/simd/pack.hpp"
+
+namespace pith {
+inline namespace PITH_ISA {
+
+// The bytes of step `step` of a word: four codes for dot4. `high` is the word of the high plane (3 bits), `odd` its half.
+template <int Bits>
+PITH_INLINE simd::u32v codes_of_step(simd::u32v words, simd::u32v high, int step, int odd) {
+  if constexpr (Bits == 8) {
+    return words;
+  } else {
+    constexpr int plane = Bits == 3 ? 2 : Bits;
+    constexpr std::uint32_t mask = plane == 4 ? 0x0f0f0f0fu : 0x03030303u;
+    simd::u32v const low = (step == 0 ? words : words >> (step * plane)) & simd::u32v(mask);
+    if constexpr (Bits == 3)
+      return low | (((high >> (4 * odd + step)) & simd::u32v(0x01010101u)) << 2);
+    else
+      return low;
+  }
+}
+
+// The codes of field `i` of a word as f32 lanes.
+template <int Bits>
+PITH_INLINE simd::f32v codes_of_field(simd::u32v words, simd::u32v high, int i, int odd) {
+  if constexpr (Bits == 3) {
+    simd::u32v const top = (high >> (8 * (i / 4) + 4 * odd + i % 4)) & simd::u32v(1u);
+    return simd::to_float(simd::as_int(simd::field<2>(words, i) | (top << 2)));
+  } else {
+    return simd::to_float(simd::as_int(simd::field<Bits>(words, i)));
+  }
+}
+
+// A row of numbers as 8-bit or 15-bit integers in the order of packed codes.
+template <int Bits, int Channels>
+struct rounded_row {
+  static constexpr int plane_bits = Bits == 3 ? 2 : Bits;
+  static constexpr int size = static_cast<int>(round_up(Channels, 32));
+  alignas(64) std::uint8_t high[size];  // the 8-bit value, or the upper part of the 15-bit one
+  alignas(64) std::uint8_t low[size];
+  float step = 0;
+  bool wide = false;
+
+  // 8 bits are enough if the row's rounding, step/sqrt(12) in every channel, is below 1/128 of the row, or if its effect on a score,
+  // times the root mean square of u - middle, is at most half of the codes' own error, |row|/sqrt(12).
+  static bool narrow_enough(float most, float squares) {
+    constexpr float code_square = static_cast<float>((1 << Bits) * (1 << Bits)) / 12.0f;  // mean of (u - middle)^2
+    float const step = most / 127.0f, rounding = step * step * static_cast<float>(Channels);
+    return rounding <= 12.0f * 0x1p-14f * squares || rounding * code_square <= 0.25f * squares;
+  }
+
+  // row has `size` numbers, zero beyond Channels; total[g] = sum of the rounded integers of every Group channels
+  template <int Group>
+  void round(float const* row, std::int32_t* total) {
+    simd::f32v most_v = simd::all(0), squares_v = simd::all(0);
+    for (int c = 0; c < size; c += simd::width) {
+      simd::f32v const x = simd::load(row + c);
+      most_v = simd::max(most_v, simd::max(x, simd::all(0) - x));
+      squares_v = simd::fma(x, x, squares_v);
+    }
+    float const most = simd::largest(most_v);
+    wide = !narrow_enough(most, simd::sum(squares_v));
+    float const steps = wide ? 16256.0f : 127.0f;
+    step = most / steps;
+    simd::f32v const inverse = simd::all(most > 0x1p-100f ? steps / most : 0.0f);
+    for (int g = 0; g * Group < Channels; ++g) total[g] = 0;
+    for (int c = 0; c < size; c += 16) {
+      std::int32_t value[16], upper[16];
+      for (int i = 0; i < 16; i += simd::width) simd::store_i32(value + i, simd::round_even(simd::load(row + c + i) * inverse));
+      std::int32_t sum = 0;
+      for (int i = 0; i < 16; ++i) sum += value[i];
+      if (c < Channels) total[c / Group] += sum;
+      if (wide) {
+        for (int i = 0; i < 16; ++i) {
+          upper[i] = (value[i] + 64) >> 7;
+          value[i] -= 128 * upper[i];
+        }
+        simd::pack16<plane_bits>(upper, high + c);
+        simd::pack16<plane_bits>(value, low + c);
+      } else {
+        simd::pack16<plane_bits>(value, high + c);
+      }
+    }
+  }
+};
+
+template <int Bits, class Group, zero Zero, class Scale, int Channels, int PageTokens, class Accuracy, int M>
+  requires(block_tokens % simd::width == 0)
+struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, use::dot>, Accuracy, M> {
+  using storage = integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, use::dot>;
+  using layout = typename storage::layout;
+  static constexpr bool in_integers = std::is_same_v<Accuracy, integer_accuracy>;
+  static constexpr bool folds = storage::along_tokens;  // the channel scales go into the query
+  static constexpr int padded = static_cast<int>(round_up(Channels, 32));
+  static constexpr int groups = folds ? 1 : storage::groups;
+  static constexpr int group = folds ? Channels : storage::group;
+  static constexpr int scale_bytes = static_cast<int>(sizeof(Scale));
+
+  struct query {
+    alignas(64) float value[M][padded];
+    float total[M][groups];
+    rounded_row<Bits, Channels> rounded[in_integers && !folds ? M : 1];
+    float rounded_total[M][groups];
+  };
+
+  static void prepare(float const* q, query& out) {
+    for (int m = 0; m < M; ++m) {
+      for (int c = 0; c < padded; ++c) out.value[m][c] = c < Channels ? q[m * Channels + c] : 0.0f;
+      for (int g = 0; g < groups; ++g) {
+        float sum = 0;
+        for (int c = g * group; c < (g + 1) * group; ++c) sum += out.value[m][c];
+        out.total[m][g] = sum;
+      }
+      if constexpr (in_integers && !folds) {
+        std::int32_t total[groups];
+        out.rounded[m].template round<group>(out.value[m], total);
+        for (int g = 0; g < groups; ++g) out.rounded_total[m][g] = static_cast<float>(total[g]) * out.rounded[m].step;
+      }
+    }
+  }
+
+  static void run(std::byte const* tile, query const& q, float* scores, int stride) {
+    if constexpr (folds)
+      run_per_channel(tile, q, scores, stride);
+    else
+      run_per_token(tile, q, scores, stride);
+  }
+
+ private:
+  static constexpr int vectors = simd::width >= 8 ? 2 : 1;  // token vectors at a time
+  static constexpr int chunk = vectors * simd::width <= 16 || storage::group >= 32 || !folds ? vectors * simd::width : 16;
+  static constexpr int chunk_vectors = chunk / simd::width;
+  using sums_type = simd::f32v[M][chunk_vectors];
+
+  static simd::f32v scale_of(std::byte const* tile, std::int64_t index) {
+    return simd::load_scalars<Scale>(tile + storage::scale_at + index * scale_bytes);
+  }
+  // b - middle * s, so that x = u s + this
+  static simd::f32v offset_of(std::byte const* tile, std::int64_t index, simd::f32v scale) {
+    if constexpr (Zero == zero::real) {
+      return simd::load_scalars<Scale>(tile + storage::zero_at + index * scale_bytes);
+    } else if constexpr (Zero == zero::none) {
+      return simd::all(-static_cast<float>(storage::middle)) * scale;
+    } else {
+      float codes[simd::width];
+      for (int i = 0; i < simd::width; ++i) codes[i] = -static_cast<float>(static_cast<int>(tile[storage::zero_at + index + i]));
+      return simd::load(codes) * scale;
+    }
+  }
+
+  // sum_c q[c] u[t,c] over channels [from, to), f32 lanes over tokens first .. first + chunk of a block
+  static void sum_exact(std::byte const* block, int first, int from, int to, float const (*q)[padded], sums_type& sum) {
+    PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) sum[m][v] = simd::all(0);
+    for (int c = from; c < to; c += 16) {
+      PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) {
+        simd::u32v high{};
+        if constexpr (Bits == 3)
+          high = simd::load_words(block + 4ll * ((layout::words + c / 32) * block_tokens + first + v * simd::width));
+        for (int word = c / layout::per_word; word < (c + 16) / layout::per_word; ++word) {
+          simd::u32v const words = simd::load_words(block + 4ll * (word * block_tokens + first + v * simd::width));
+          PITH_UNROLL for (int i = 0; i < layout::per_word; ++i) {
+            simd::f32v const u = codes_of_field<Bits>(words, high, i, c / 16 % 2);
+            PITH_UNROLL for (int m = 0; m < M; ++m) sum[m][v] = simd::fma(u, simd::all(q[m][word * layout::per_word + i]), sum[m][v]);
+          }
+        }
+      }
+    }
+  }
+
+  // the same in integers, times the step
+  static void sum_integer(std::byte const* block, int first, int from, int to, rounded_row<Bits, Channels> const* q, sums_type& sum) {
+    simd::i32v acc[M][chunk_vectors];
+    accumulate(block, first, from, to, q, false, acc);
+    PITH_UNROLL for (int m = 0; m < M; ++m)
+      PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) sum[m][v] = simd::to_float(acc[m][v]) * simd::all(q[m].wide ? 128.0f * q[m].step : q[m].step);
+    bool any_wide = false;
+    for (int m = 0; m < M; ++m) any_wide = any_wide || q[m].wide;
+    if (any_wide) {
+      accumulate(block, first, from, to, q, true, acc);
+      for (int m = 0; m < M; ++m)
+        if (q[m].wide)
+          for (int v = 0; v < chunk_vectors; ++v) sum[m][v] = simd::fma(simd::to_float(acc[m][v]), simd::all(q[m].step), sum[m][v]);
+    }
+  }
+
+  PITH_INLINE static void accumulate(std::byte const* block, int first, int from, int to, rounded_row<Bits, Channels> const* q, bool low_part,
+                                     simd::i32v (&acc)[M][chunk_vectors]) {
+    constexpr int steps = layout::per_word / 4;
+    PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) acc[m][v] = simd::i32v(0);
+    std::byte const* bytes[M];
+    PITH_UNROLL for (int m = 0; m < M; ++m) bytes[m] = reinterpret_cast<std::byte const*>(low_part ? q[m].low : q[m].high);
+    for (int word = from / layout::per_word; word < to / layout::per_word; ++word) {
+      PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) {
+        simd::u32v const words = simd::load_words(block + 4ll * (word * block_tokens + first + v * simd::width));
+        simd::u32v high{};
+        if constexpr (Bits == 3) high = simd::load_words(block + 4ll * ((layout::words + word / 2) * block_tokens + first + v * simd::width));
+        PITH_UNROLL for (int step = 0; step < steps; ++step) {
+          simd::u32v const codes = codes_of_step<Bits>(words, high, step, word % 2);
+          PITH_UNROLL for (int m = 0; m < M; ++m)
+            acc[m][v] = simd::dot4<(Bits <= 4)>(acc[m][v], codes, simd::all_words(bytes[m] + word * layout::per_word + 4 * step));
+        }
+      }
+    }
+  }
+
+  static void run_per_token(std::byte const* tile, query const& q, float* scores, int stride) {
+    for (int first = 0; first < block_tokens; first += chunk) {
+      simd::f32v score[M][chunk_vectors];
+      PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) score[m][v] = simd::all(0);
+      for (int g = 0; g < groups; ++g) {
+        sums_type sum;
+        if constexpr (in_integers)
+          sum_integer(tile, first, g * group, (g + 1) * group, q.rounded, sum);
+        else
+          sum_exact(tile, first, g * group, (g + 1) * group, q.value, sum);
+        PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) {
+          std::int64_t const index = static_cast<std::int64_t>(g) * storage::group_lanes + first + v * simd::width;
+          simd::f32v const scale = scale_of(tile, index);
+          simd::f32v const bias = simd::fma(scale, simd::all(static_cast<float>(storage::middle)), offset_of(tile, index, scale));
+          PITH_UNROLL for (int m = 0; m < M; ++m) {
+            float const codes_total = in_integers ? q.rounded_total[m][g] : q.total[m][g];
+            simd::f32v const centred = sum[m][v] - simd::all(static_cast<float>(storage::middle) * codes_total);
+            score[m][v] = simd::fma(scale, centred, simd::fma(bias, simd::all(q.total[m][g]), score[m][v]));
+          }
+        }
+      }
+      PITH_UNROLL for (int m = 0; m < M; ++m)
+        PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) simd::store(scores + m * stride + first + v * simd::width, score[m][v]);
+    }
+  }
+
+  static void run_per_channel(std::byte const* tile, query const& q, float* scores, int stride) {
+    alignas(64) float folded[M][padded];
+    rounded_row<Bits, Channels> rounded[in_integers ? M : 1];
+    for (int g = 0; g < storage::groups; ++g) {
+      float constant[M];
+      for (int m = 0; m < M; ++m) {
+        simd::f32v bias_sum = simd::all(0), scaled_sum = simd::all(0);
+        for (int c = 0; c < Channels; c += simd::width) {
+          std::int64_t const index = static_cast<std::int64_t>(g) * Channels + c;
+          simd::f32v const scale = scale_of(tile, index), x = simd::load(q.value[m] + c), scaled = x * scale;
+          simd::f32v const bias = simd::fma(scale, simd::all(static_cast<float>(storage::middle)), offset_of(tile, index, scale));
+          simd::store(folded[m] + c, scaled);
+          scaled_sum = scaled_sum + scaled;
+          bias_sum = simd::fma(x, bias, bias_sum);
+        }
+        for (int c = Channels; c < padded; ++c) folded[m][c] = 0;
+        constant[m] = simd::sum(bias_sum);
+        if constexpr (in_integers) {
+          std::int32_t total;
+          rounded[m].template round<Channels>(folded[m], &total);
+          constant[m] -= static_cast<float>(storage::middle) * static_cast<float>(total) * rounded[m].step;
+        } else {
+          constant[m] -= static_cast<float>(storage::middle) * simd::sum(scaled_sum);
+        }
+      }
+      for (int token = g * storage::group; token < (g + 1) * storage::group; token += chunk) {
+        std::byte const* const block = tile + token / block_tokens * layout::bytes;
+        sums_type sum;
+        if constexpr (in_integers)
+          sum_integer(block, token % block_tokens, 0, Channels, rounded, sum);
+        else
+          sum_exact(block, token % block_tokens, 0, Channels, folded, sum);
+        PITH_UNROLL for (int m = 0; m < M; ++m)
+          PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v)
+            simd::store(scores + m * stride + token + v * simd::width, sum[m][v] + simd::all(constant[m]));
+      }
+    }
+  }
+};
+
+}  // namespace PITH_ISA
+}  // namespace pith

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// The two verbs on the CPU, for M query rows at once, and the generic form that is right for every codec.
+//
+//   dot_kernel<Storage, Accuracy, M>    scores[m][t] = sum_c X[t][c] q[m][c]
+//   mix_kernel<Storage, Accuracy, M>    sums[m][c] += sum_t w[m][t] X[t][c],   weight[m][g] = sum_t w[m][t] as it was used for channel group g
+//
+// Storage is the leaf tile that is read (rows may be stored in a transformed basis: the caller transforms q and restores sums).
+// Accuracy exact multiplies decoded values in f32. Accuracy integer quantizes q, or w, to 8 bits and multiplies integers; a codec
+// without integer codes computes exactly.
+// Specialisations are in dot_raw.hpp, dot_integer.hpp, mix_raw.hpp, mix_integer.hpp.
+#pragma once
+
+#include "pith/codec/concept.hpp"
+#include "pith/simd/vec.hpp"
+
+namespace pith {
+
+struct cpu {};  // the backend
+
+struct exact_accuracy {};
+struct integer_accuracy {};
+
+inline namespace PITH_ISA {
+
+template <class Storage, class Accuracy, int M>
+struct dot_kernel {
+  static constexpr int tokens = Storage::tokens;
+  static constexpr int channels = Storage::channels;
+
+  struct query {
+    float value[M][channels];
+  };
+
+  // q [m][channel], contiguous
+  static void prepare(float const* q, query& out) {
+    for (int i = 0; i < M * channels; ++i) out.value[i / channels][i % channels] = q[i];
+  }
+
+  // scores [m][stride]
+  static void run(std::byte const* tile, query const& q, float* scores, int stride) {
+    float rows[tokens * channels];
+    Storage::decode(tile, rows);
+    for (int m = 0; m < M; ++m)
+      for (int t = 0; t < tokens; ++t) {
+        float sum = 0;
+        for (int c = 0; c < channels; ++c) sum += q.value[m][c] * rows[t * channels + c];
+        scores[m * stride + t] = sum;
+      }
+  }
+};
+
+template <class Storage, class Accuracy, int M>
+struct mix_kernel {
+  static constexpr int tokens = Storage::tokens;
+  static constexpr int channels = Storage::channels;
+  static constexpr int groups = 1;  // channel groups whose weights are rounded differently
+
+  // weights [m][stride], sums [m][channel], used [m][group]
+  static void run(std::byte const* tile, float const* weights, int stride, float* sums, float* used) {
+    float rows[tokens * channels];
+    Storage::decode(tile, rows);
+    for (int m = 0; m < M; ++m) {
+      used[m] = 0;
+      for (int t = 0; t < tokens; ++t) {
+        float const w = weights[m * stride + t];
+        used[m] += w;
+        for (int c = 0; c < channels; ++c) sums[m * channels + c] += w * rows[t * channels + c];
+      }
+    }
+  }
+};
+
+}  // namespace PITH_ISA
+}  // namespace pith

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// dot and mix over raw tiles: 16-bit words are split into two f32 vectors by a shift and a mask, then multiplied and added in f32.
+//
+// cost    dot and mix, bf16: (2 unpack + 2M fma) per 2 * width numbers, one load of packed data for all M rows
+#pragma once
+
+#include "pith/codec/raw.hpp"
+#include "pith/cpu/kernel.hpp"
+
+namespace pith {
+inline namespace PITH_ISA {
+
+template <storage_scalar T, int Channels, int Tokens, class Accuracy, int M>
+  requires(Tokens % simd::width == 0)
+struct dot_kernel<raw_tile<T, Channels, use::dot, Tokens>, Accuracy, M> {
+  using storage = raw_tile<T, Channels, use::dot, Tokens>;
+  static constexpr int per_word = storage::layout::per_word;
+
+  struct query {
+    float value[storage::layout::words * per_word][M];  // the M rows' numbers for one channel lie together; padding is zero
+  };
+
+  static void prepare(float const* q, query& out) {
+    for (int c = 0; c < storage::layout::words * per_word; ++c)
+      for (int m = 0; m < M; ++m) out.value[c][m] = c < Channels ? q[m * Channels + c] : 0.0f;
+  }
+
+  static void run(std::byte const* tile, query const& q, float* scores, int stride) {
+    constexpr int vectors = Tokens / simd::width >= 2 ? 2 : 1;  // token vectors at a time: 2M accumulators
+    for (int first = 0; first < Tokens; first += vectors * simd::width) {
+      simd::f32v sum[M][vectors];
+      PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < vectors; ++v) sum[m][v] = simd::all(0);
+      for (int word = 0; word < storage::layout::words; ++word) {
+        PITH_UNROLL for (int v = 0; v < vectors; ++v) {
+          simd::u32v const words = simd::load_words(tile + 4ll * (word * Tokens + first + v * simd::width));
+          PITH_UNROLL for (int half = 0; half < per_word; ++half) {
+            simd::f32v const x = simd::half_to_float<T>(words, half);
+            PITH_UNROLL for (int m = 0; m < M; ++m) sum[m][v] = simd::fma(x, simd::all(q.value[word * per_word + half][m]), sum[m][v]);
+          }
+        }
+      }
+      PITH_UNROLL for (int m = 0; m < M; ++m)
+        PITH_UNROLL for (int v = 0; v < vectors; ++v) simd::store(scores + m * stride + first + v * simd::width, sum[m][v]);
+    }
+  }
+};
+
+template <storage_scalar T, int Channels, int Tokens, class Accuracy, int M>
+  requires(Channels % simd::width == 0)
+struct mix_kernel<raw_tile<T, Channels, use::mix, Tokens>, Accuracy, M> {
+  using storage = raw_tile<T, Channels, use::mix, Tokens>;
+  static constexpr int groups = 1;
+
+  static void run(std::byte const* tile, float const* weights, int stride, float* sums, float* used) {
+    constexpr int per_word = storage::layout::per_word;
+    constexpr int vectors = Channels / simd::width % 4 == 0 ? 4 : Channels / simd::width % 2 == 0 ? 2 : 1;
+    for (int m = 0; m < M; ++m) {
+      used[m] = 0;
+      for (int t = 0; t < Tokens; ++t) used[m] += weights[m * stride + t];
+    }
+    for (int first = 0; first < Channels; first += vectors * simd::width) {
+      simd::f32v sum[M][vectors];
+      PITH_UNROLL for (int m = 0; m < M; ++m)
+        PITH_UNROLL for (int v = 0; v < vectors; ++v) sum[m][v] = simd::load(sums + m * Channels + first + v * simd::width);
+      for (int word = 0; word < storage::layout::words; ++word) {
+        PITH_UNROLL for (int v = 0; v < vectors; ++v) {
+          simd::u32v const words = simd::load_words(tile + 4ll * (word * Channels + first + v * simd::width));
+          PITH_UNROLL for (int half = 0; half < per_word; ++half) {
+            simd::f32v const x = simd::half_to_float<T>(words, half);
+            PITH_UNROLL for (int m = 0; m < M; ++m) sum[m][v] = simd::fma(x, simd::all(weights[m * stride + word * per_word + half]), sum[m][v]);
+          }
+        }
+      }
+      PITH_UNROLL for (int m = 0; m < M; ++m)
+        PITH_UNROLL for (int v = 0; v < vectors; ++v) simd::store(sums + m * Channels + first + v * simd::width, sum[m][v]);
+    }
+  }
+};
+
+}  // namespace PITH_ISA
+}  // namespace pith

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+// The vector types and the few operations that the kernels are written in: f32, i32 and u32 lanes of the machine's width, over xsimd,
+// or over plain arrays with PITH_NO_SIMD.
+#pragma once
+
+#if defined(__CUDACC__)
+#error "[pith] simd/ is host code. Fix: include <pith/cuda.cuh> in .cu files."
+#endif
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "pith/core/bits.hpp"
+#include "pith/core/scalar.hpp"
+
+#if defined(PITH_NO_SIMD)
+#include "pith/simd/array_vec.hpp"
+#else
+#include <xsimd/xsimd.hpp>
+#endif
+#if defined(__x86_64__) && !defined(PITH_NO_SIMD)
+#include <immintrin.h>
+#elif defined(__ARM_NEON) && !defined(PITH_NO_SIMD)
+#include <arm_neon.h>
+#endif
+
+#if defined(__clang__)
+#define PITH_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define PITH_UNROLL _Pragma("GCC unroll 32")
+#endif
+
+namespace pith {
+inline namespace PITH_ISA {
+namespace simd {
+
+#if defined(PITH_NO_SIMD)
+using f32v = array_vec<float>;
+using i32v = array_vec<std::int32_t>;
+using u32v = array_vec<std::uint32_t>;
+inline constexpr int width = f32v::lanes;
+#else
+using f32v = xsimd::batch<float>;
+using i32v = xsimd::batch<std::int32_t>;
+using u32v = xsimd::batch<std::uint32_t>;
+inline constexpr int width = static_cast<int>(f32v::size);
+#endif
+
+PITH_INLINE f32v load(float const* from) { return f32v::load_unaligned(from); }
+PITH_INLINE void store(float* to, f32v x) { x.store_unaligned(to); }
+PITH_INLINE f32v all(float x) { return f32v(x); }
+PITH_INLINE i32v load_i32(std::int32_t const* from) { return i32v::load_unaligned(from); }
+PITH_INLINE void store_i32(std::int32_t* to, i32v x) { x.store_unaligned(to); }
+
+// Little-endian words.
+PITH_INLINE u32v load_words(std::byte const* from) {
+  std::uint32_t words[width];
+  if constexpr (std::endian::native == std::endian::little)
+    std::memcpy(words, from, sizeof words);
+  else
+    for (int i = 0; i < width; ++i) words[i] = load_le<std::uint32_t>(from + 4 * i);
+  return u32v::load_unaligned(words);
+}
+
+#if defined(PITH_NO_SIMD)
+PITH_INLINE f32v fma(f32v a, f32v b, f32v c) { return a * b + c; }
+PITH_INLINE f32v min(f32v a, f32v b) { return array_min(a, b); }
+PITH_INLINE f32v max(f32v a, f32v b) { return array_max(a, b); }
+PITH_INLINE f32v to_float(i32v x) { return array_cast<float>(x); }
+PITH_INLINE f32v as_float(u32v x) { return array_bits<float>(x); }
+PITH_INLINE u32v as_words(f32v x) { return array_bits<std::uint32_t>(x); }
+PITH_INLINE i32v as_int(u32v x) { return array_bits<std::int32_t>(x); }
+PITH_INLINE u32v as_words(i32v x) { return array_bits<std::uint32_t>(x); }
+PITH_INLINE float sum(f32v x) { return array_sum(x); }
+PITH_INLINE float largest(f32v x) { return array_largest(x); }
+#else
+PITH_INLINE f32v fma(f32v a, f32v b, f32v c) { return xsimd::fma(a, b, c); }
+PITH_INLINE f32v min(f32v a, f32v b) { return xsimd::min(a, b); }
+PITH_INLINE f32v max(f32v a, f32v b) { return xsimd::max(a, b); }
+PITH_INLINE f32v to_float(i32v x) { return xsimd::to_float(x); }
+PITH_INLINE f32v as_float(u32v x) { return xsimd::bitwise_cast<f32v>(x); }
+PITH_INLINE u32v as_words(f32v x) { return xsimd::bitwise_cast<u32v>(x); }
+PITH_INLINE i32v as_int(u32v x) { return xsimd::bitwise_cast<i32v>(x); }
+PITH_INLINE u32v as_words(i32v x) { return xsimd::bitwise_cast<u32v>(x); }
+
+PITH_INLINE float sum(f32v x) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps(x);
+#else
+  float lanes[width], total = 0;
+  store(lanes, x);
+  for (float lane : lanes) total += lane;
+  return total;
+#endif
+}
+PITH_INLINE float largest(f32v x) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps(x);
+#else
+  float lanes[width];
+  store(lanes, x);
+  float most = lanes[0];
+  for (float lane : lanes) most = lane > most ? lane : most;
+  return most;
+#endif
+}
+#endif
+
+// where test is zero, if_zero, else otherwise.
+PITH_INLINE f32v select_zero(f32v test, f32v if_zero, f32v otherwise) {
+#if defined(PITH_NO_SIMD)
+  return f32v::each([&](int i) { return test.lane[i] == 0 ? if_zero.lane[i] : otherwise.lane[i]; });
+#else
+  return xsimd::select(test == f32v(0.0f), if_zero, otherwise);
+#endif
+}
+
+// Field i of every word, as unsigned words.
+template <int Bits>
+PITH_INLINE u32v field(u32v words, int i) {
+  u32v const shifted = i == 0 ? words : words >> (i * Bits);
+  return (i + 1) * Bits == 32 ? shifted : shifted & u32v((1u << Bits) - 1u);
+}
+
+// `width` consecutive stored scalars.
+template <storage_scalar T>
+PITH_INLINE f32v load_scalars(std::byte const* from) {
+#if defined(__AVX512F__) && !defined(PITH_NO_SIMD)
+  if constexpr (std::is_same_v<T, f16>) return f32v(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<__m256i const*>(from))));
+  if constexpr (std::is_same_v<T, bf16>)
+    return f32v(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<__m256i const*>(from))), 16)));
+#elif defined(__AVX2__) && defined(__F16C__) && !defined(PITH_NO_SIMD)
+  if constexpr (std::is_same_v<T, f16>) return f32v(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<__m128i const*>(from))));
+  if constexpr (std::is_same_v<T, bf16>)
+    return f32v(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<__m128i const*>(from))), 16)));
+#endif
+  float values[width];
+  for (int i = 0; i < width; ++i) values[i] = load_scalar<T>(from + i * static_cast<int>(sizeof(T)));
+  return load(values);
+}
+
+// The value of every word's 16-bit half (T = bf16, f16; half 0 is the low one) or of the whole word (f32).
+template <storage_scalar T>
+PITH_INLINE f32v half_to_float(u32v words, int half) {
+  if constexpr (std::is_same_v<T, float>) {
+    return as_float(words);
+  } else if constexpr (std::is_same_v<T, bf16>) {
+    return as_float(half == 0 ? words << 16 : words & u32v(0xffff0000u));
+  } else {
+    u32v const bits = half == 0 ? words & u32v(0xffffu) : words >> 16;
+#if defined(__AVX512F__) && !defined(PITH_NO_SIMD)
+    return f32v(_mm512_cvtph_ps(_mm512_cvtepi32_epi16(bits)));
+#else
+    std::uint32_t lanes[width];
+    float values[width];
+    bits.store_unaligned(lanes);
+    for (int i = 0; i < width; ++i) values[i] = to_float(f16{static_cast<std::uint16_t>(lanes[i])});
+    return load(values);
+#endif
+  }
+}
+
+// Nearest integers, ties to even, for |x| < 2^21.
+PITH_INLINE i32v round_even(f32v x) { return as_int(as_words(x + all(12582912.0f))) - i32v(0x4b400000); }
+
+// 2^x for x <= 0, relative error below 4e-7; 0 below -126.5 and for -infinity; exactly 1 at 0.
+//   x = n + f, |f| <= 1/2;  2^f by its Taylor polynomial of degree 6, 2^n through the exponent bits
+PITH_INLINE f32v exp2_of_negative(f32v x) {
+  f32v const clipped = max(x, all(-127.0f));
+  i32v const n = round_even(clipped);
+  f32v const f = clipped - to_float(n);
+  f32v p = all(1.5403530e-4f);
+  p = fma(p, f, all(1.3333558e-3f));
+  p = fma(p, f, all(9.6181291e-3f));
+  p = fma(p, f, all(5.5504109e-2f));
+  p = fma(p, f, all(2.4022651e-1f));
+  p = fma(p, f, all(6.9314718e-1f));
+  p = fma(p, f, all(1.0f));
+  return p * as_float(as_words(n + i32v(127)) << 23);  // n = -127 gives the exponent 0: zero
+}
+
+}  // namespace simd
+}  // namespace PITH_ISA
+}  // namespace pith
