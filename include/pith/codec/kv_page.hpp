@@ -27,8 +27,10 @@ struct kv_page {
   static constexpr std::int64_t keys_bytes = round_up(PageTokens / key_tile::tokens * key_tile::bytes, 64);
   static constexpr std::int64_t values_at = keys_bytes;
   static constexpr std::int64_t bytes = keys_bytes + round_up(PageTokens / value_tile::tokens * value_tile::bytes, 64);
-  // Longest tile: after a deep truncate new tokens start at a multiple of it.
+  // The longer tile: keys and values are sealed in units of it.
   static constexpr int tile_tokens = key_tile::tokens > value_tile::tokens ? key_tile::tokens : value_tile::tokens;
+  static_assert(tile_tokens % key_tile::tokens == 0 && tile_tokens % value_tile::tokens == 0,
+                "[pith] keys<K>, values<V>: the longer tile must hold whole tiles of the other. Fix: groups of 32, 64, 128 or 256 tokens.");
 
   PITH_HD static constexpr std::int64_t key_tile_at(int token) noexcept { return token / key_tile::tokens * key_tile::bytes; }
   PITH_HD static constexpr std::int64_t value_tile_at(int token) noexcept { return values_at + token / value_tile::tokens * value_tile::bytes; }

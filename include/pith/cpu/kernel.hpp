@@ -11,19 +11,18 @@
 #pragma once
 
 #include "pith/codec/concept.hpp"
+#include "pith/page/attention_engine.hpp"
 #include "pith/simd/vec.hpp"
 
 namespace pith {
 
-struct cpu {};  // the backend
-
-struct exact_accuracy {};
-struct integer_accuracy {};
-
 inline namespace PITH_ISA {
+
+struct cpu {};  // the backend; a type that names it carries the instruction set in its name
 
 template <class Storage, class Accuracy, int M>
 struct dot_kernel {
+  using storage = Storage;
   static constexpr int tokens = Storage::tokens;
   static constexpr int channels = Storage::channels;
 
@@ -51,6 +50,7 @@ struct dot_kernel {
 
 template <class Storage, class Accuracy, int M>
 struct mix_kernel {
+  using storage = Storage;
   static constexpr int tokens = Storage::tokens;
   static constexpr int channels = Storage::channels;
   static constexpr int groups = 1;  // channel groups whose weights are rounded differently

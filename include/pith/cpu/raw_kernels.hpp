@@ -10,15 +10,19 @@
 namespace pith {
 inline namespace PITH_ISA {
 
+// The M rows' numbers for one channel lie together; padding is zero.
+template <int Channels, int M>
+struct raw_query {
+  float value[Channels + 1][M];
+};
+
 template <storage_scalar T, int Channels, int Tokens, class Accuracy, int M>
   requires(Tokens % simd::width == 0)
 struct dot_kernel<raw_tile<T, Channels, use::dot, Tokens>, Accuracy, M> {
   using storage = raw_tile<T, Channels, use::dot, Tokens>;
   static constexpr int per_word = storage::layout::per_word;
 
-  struct query {
-    float value[storage::layout::words * per_word][M];  // the M rows' numbers for one channel lie together; padding is zero
-  };
+  using query = raw_query<Channels, M>;
 
   static void prepare(float const* q, query& out) {
     for (int c = 0; c < storage::layout::words * per_word; ++c)

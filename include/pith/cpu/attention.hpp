@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention over packed pages on the CPU. No decoded page is ever in memory: codes go from their words into registers, and up to 16 query
+// rows share every page that is read.
+//
+// Order inside one head: pages (oldest first within a run), then what is raw. Values that are stored in a transformed basis are summed in
+// that basis and brought back once, before anything raw is added.
+#pragma once
+
+#include "pith/cpu/row_block.hpp"
+#include "pith/page/attention_engine.hpp"
+
+namespace pith {
+inline namespace PITH_ISA {
+
+// M rows with their queries in every form that the segments need.
+template <class Page, class Accuracy, int M>
+struct prepared_rows {
+  using key_tile = typename Page::key_tile;
+  using value_tile = typename Page::value_tile;
+  static constexpr int dk = Page::key_channels, dv = Page::value_channels;
+  template <class A>
+  using dot = dot_kernel<typename key_tile::storage, A, M>;
+  template <class A>
+  using mix = mix_kernel<typename value_tile::storage, A, M>;
+  template <int Tokens>
+  using raw_dot = dot_kernel<raw_tile<bf16, dk, use::dot, Tokens>, exact_accuracy, M>;
+  template <int Tokens>
+  using raw_mix = mix_kernel<raw_tile<bf16, dv, use::mix, Tokens>, exact_accuracy, M>;
+
+  row_block<dk, dv, mix<Accuracy>::groups, M> state;
+  typename dot<Accuracy>::query packed;
+  typename dot<exact_accuracy>::query exact;  // for steps with a bias; the same as packed in exact accuracy
+  raw_query<dk, M> raw;
+  std::int64_t row[M];
+  int rows = 0;  // the rest repeats the last row
+
+  void begin(head_rows const& all, std::int64_t first, int count) {
+    alignas(64) float q[M][dk];
+    float sinks[M];
+    rows = count;
+    for (int m = 0; m < M; ++m) {
+      row[m] = first + (m < count ? m : count - 1);
+      all.load(all.context, row[m], q[m]);
+      all.limits(all.context, row[m], &state.lower[m], &state.upper[m]);
+      if (all.sink != nullptr) sinks[m] = all.sink(all.context, row[m]);
+    }
+    state.begin(all.sink != nullptr ? sinks : nullptr, all.soft_cap);
+    raw_dot<block_tokens>::prepare(q[0], raw);
+    if constexpr (is_transformed<key_tile>)
+      for (int m = 0; m < M; ++m) key_tile::transform_query(q[m]);
+    dot<Accuracy>::prepare(q[0], packed);
+    dot<exact_accuracy>::prepare(q[0], exact);
+  }
+
+  void save(head_rows const& all) const {
+    for (int m = 0; m < rows; ++m) {
+      float out[dv];
+      state.output(m, out);
+      all.save(all.context, row[m], out, state.lse(m));
+    }
+  }
+};
+
+template <class Page, class Accuracy>
+struct cpu_attention {
+  static constexpr int rows_at_once = 16;
+
+  template <class Source>
+  static void attend(Source const& source, head_rows const& all) {
+    for (std::int64_t first = 0; first < all.rows; first += rows_at_once) {
+      std::int64_t const count = all.rows - first < rows_at_once ? all.rows - first : rows_at_once;
+      if (count >= 3)
+        pass<4>(source, all, first, static_cast<int>(count));
+      else if (count == 2)
+        pass<2>(source, all, first, 2);
+      else
+        pass<1>(source, all, first, 1);
+    }
+  }
+
+ private:
+  using key_tile = typename Page::key_tile;
+  using value_tile = typename Page::value_tile;
+  // Tokens of a step over pages: whole tiles of both, and enough to spread the softmax's fixed cost.
+  static constexpr int page_step = Page::tile_tokens > 64 ? Page::tile_tokens : Page::tokens % 64 == 0 ? 64 : block_tokens;
+
+  template <int M, class Source>
+  static void pass(Source const& source, head_rows const& all, std::int64_t first_row, int count) {
+    using rows_type = prepared_rows<Page, Accuracy, M>;
+    rows_type group[M == 4 ? rows_at_once / 4 : 1];
+    int const blocks = (count + M - 1) / M;
+    for (int b = 0; b < blocks; ++b) group[b].begin(all, first_row + b * M, count - b * M < M ? count - b * M : M);
+
+    std::int64_t const skip = source.first_tokens(), keys = source.sealed_keys(), values = source.sealed_values(), stored = source.stored();
+    step_scope scope{.slots = skip + stored + source.chunk_tokens(), .live = source.live(), .bias = source.bias()};
+
+    source.for_each_page([&](std::int64_t base, std::byte const* page) {
+      std::int64_t const end = std::min(base + Page::tokens, values);
+      for (std::int64_t slot = base; slot < end;) {
+        std::int64_t to = std::min<std::int64_t>(slot + page_step, end);
+        bool const packed_keys = slot < keys;
+        if (packed_keys) to = std::min(to, keys);
+        int const tokens = static_cast<int>(round_up(to - slot, Page::tile_tokens));
+        scope.first_slot = skip + slot;
+        auto const key_at = [&](int t) { return page + Page::key_tile_at(static_cast<int>(slot - base) + t); };
+        auto const value_at = [&](int t) { return page + Page::value_tile_at(static_cast<int>(slot - base) + t); };
+        auto const raw_key_at = [&](int t) { return source.staging_keys(slot + t); };
+        bool const exactly = has_bias(scope, tokens);
+        for (int b = 0; b < blocks; ++b) {
+          if (packed_keys && !exactly)
+            group[b].state.template step<typename rows_type::template dot<Accuracy>, typename rows_type::template mix<Accuracy>>(group[b].packed, tokens, scope, key_at, value_at);
+          else if (packed_keys)
+            group[b].state.template step<typename rows_type::template dot<exact_accuracy>, typename rows_type::template mix<exact_accuracy>>(group[b].exact, tokens, scope, key_at, value_at);
+          else
+            group[b].state.template step<typename rows_type::template raw_dot<block_tokens>, typename rows_type::template mix<exact_accuracy>>(group[b].raw, tokens, scope, raw_key_at, value_at);
+        }
+        slot = to;
+      }
+    });
+
+    if constexpr (is_transformed<value_tile>)
+      for (int b = 0; b < blocks; ++b) group[b].state.template restore<value_tile>();
+
+    if (keys > values)  // the keys' raw tail is shorter than the values'
+      source.for_each_page([&](std::int64_t base, std::byte const* page) {
+        for (std::int64_t slot = std::max(base, values); slot < std::min(base + Page::tokens, keys); slot += key_tile::tokens) {
+          scope.first_slot = skip + slot;
+          auto const key_at = [&](int t) { return page + Page::key_tile_at(static_cast<int>(slot - base) + t); };
+          auto const value_at = [&](int t) { return source.staging_values(slot + t); };
+          for (int b = 0; b < blocks; ++b)
+            group[b].state.template step<typename rows_type::template dot<exact_accuracy>, typename rows_type::template raw_mix<block_tokens>>(group[b].exact, key_tile::tokens, scope, key_at, value_at);
+        }
+      });
+
+    raw_steps<rows_type>(group, blocks, scope, skip, std::max(keys, values), stored, [&](std::int64_t s) { return source.staging_keys(s); },
+                         [&](std::int64_t s) { return source.staging_values(s); });
+    raw_steps<rows_type>(group, blocks, scope, skip + stored, 0, source.chunk_tokens(), [&](std::int64_t i) { return source.chunk_keys(i); },
+                         [&](std::int64_t i) { return source.chunk_values(i); });
+    if (skip > 0) {
+      scope.first_slot = 0;
+      scope.slots = skip;  // the tile may be longer than the segment
+      for (int b = 0; b < blocks; ++b)
+        group[b].state.template step<typename rows_type::template raw_dot<Source::first_tile>, typename rows_type::template raw_mix<Source::first_tile>>(
+            group[b].raw, Source::first_tile, scope, [&](int) { return source.first_keys(); }, [&](int) { return source.first_values(); });
+    }
+    for (int b = 0; b < blocks; ++b) group[b].save(all);
+  }
+
+  // Slots [from, to) that lie in raw 32-token tiles; `shift` makes them slots of the sequence.
+  template <class Rows, class KeyAt, class ValueAt>
+  static void raw_steps(Rows* group, int blocks, step_scope scope, std::int64_t shift, std::int64_t from, std::int64_t to, KeyAt keys, ValueAt values) {
+    for (std::int64_t slot = from; slot < to; slot += 2 * block_tokens) {
+      int const tokens = to - slot > block_tokens ? 2 * block_tokens : block_tokens;
+      scope.first_slot = shift + slot;
+      for (int b = 0; b < blocks; ++b)
+        group[b].state.template step<typename Rows::template raw_dot<block_tokens>, typename Rows::template raw_mix<block_tokens>>(
+            group[b].raw, tokens, scope, [&](int t) { return keys(slot + t); }, [&](int t) { return values(slot + t); });
+    }
+  }
+
+  static bool has_bias(step_scope const& scope, int tokens) {
+    if (scope.bias == nullptr || std::is_same_v<Accuracy, exact_accuracy>) return false;
+    for (int t = 0; t < tokens && scope.first_slot + t < scope.slots; ++t)
+      if (float_bits(scope.bias[scope.first_slot + t]) << 1 != 0) return true;
+    return false;
+  }
+};
+
+}  // namespace PITH_ISA
+
+template <class Page, class Accuracy>
+struct attention_engine<cpu, Page, Accuracy> : cpu_attention<Page, Accuracy> {};
+
+}  // namespace pith

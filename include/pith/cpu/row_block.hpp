@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+// Online softmax for M query rows over pieces of a context: the middle of attention, between dot and mix.
+//
+//   s[t] = q . k[t] (scaled, base 2), capped, + bias[t];   m = max s;   p[t] = 2^(s[t] - m)
+//   out = sum p[t] v[t] / sum p[t],   lse = ln sum e^(s[t])
+//
+// Pieces come in any order; the running maximum rescales what was summed before. `total` holds the weights as the mix kernel really used
+// them, one sum for each channel group that rounds its weights apart; `exact` holds the true sum, for the lse. Nothing that is masked, and
+// no empty piece, changes any of them.
+// from    Milakov and Gimelshein, Online normalizer calculation for softmax, 2018
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "pith/codec/kv_page.hpp"
+#include "pith/codec/pipe.hpp"
+#include "pith/cpu/dot_integer.hpp"
+#include "pith/cpu/mix_integer.hpp"
+#include "pith/cpu/raw_kernels.hpp"
+
+namespace pith {
+inline namespace PITH_ISA {
+
+inline constexpr float log2_e = 1.44269504088896340736f;
+inline constexpr float ln_2 = 0.69314718055994530942f;
+inline constexpr float masked = -1e30f;  // finite, so that -ffast-math cannot break it; scores stay far above
+inline constexpr int step_tokens = 256;  // most tokens of one step
+
+// What one step sees beside its tiles. Slots are the row indices of the sequence.
+struct step_scope {
+  std::int64_t first_slot = 0;
+  std::int64_t slots = 0;               // of the sequence: nothing behind them is seen or read from the side arrays
+  std::uint64_t const* live = nullptr;  // bit per slot of the sequence, or none: all live
+  float const* bias = nullptr;          // natural-log units, per slot of the sequence, or none
+};
+
+template <int KeyChannels, int ValueChannels, int ValueGroups, int M>
+class row_block {
+ public:
+  // Row m sees slots in [lower[m], upper[m]).
+  std::int64_t lower[M], upper[M];
+
+  void begin(float const* sink_logits, float soft_cap) {
+    soft_cap_ = soft_cap;
+    for (int m = 0; m < M; ++m) {
+      float const sink = sink_logits != nullptr ? sink_logits[m] * log2_e : masked;
+      max_[m] = sink > masked ? sink : masked;
+      exact_[m] = max_[m] > masked / 2 ? 1.0f : 0.0f;
+      for (float& total : total_[m]) total = exact_[m];
+      for (float& sum : sums_[m]) sum = 0;
+    }
+  }
+
+  // One step over `tokens` slots. Dot and Mix are kernels; key_at(t) and value_at(t) give the tile that starts at token t of the step.
+  template <class Dot, class Mix, class KeyAt, class ValueAt>
+  void step(typename Dot::query const& query, int tokens, step_scope const& scope, KeyAt key_at, ValueAt value_at) {
+    alignas(64) float scores[M][step_tokens];
+    std::int64_t const last = scope.first_slot + tokens;
+    bool any = false;
+    for (int m = 0; m < M; ++m) any = any || (lower[m] < last && upper[m] > scope.first_slot);
+    if (!any) return;
+    for (int t = 0; t < tokens; t += Dot::storage::tokens) Dot::run(key_at(t), query, scores[0] + t, step_tokens);
+    if (soft_cap_ > 0) cap(scores, tokens);
+    if (scope.bias != nullptr) add_bias(scores, tokens, scope);
+    mask(scores, tokens, scope);
+    if (!weigh(scores, tokens)) return;
+    for (int t = 0; t < tokens; t += Mix::storage::tokens) {
+      float used[M * Mix::groups];
+      Mix::run(value_at(t), scores[0] + t, step_tokens, sums_[0], used);
+      for (int m = 0; m < M; ++m)
+        for (int g = 0; g < ValueGroups; ++g) total_[m][g] += used[m * Mix::groups + (Mix::groups == ValueGroups ? g : 0)];
+    }
+  }
+
+  // Brings sums that were gathered in a transformed basis back; the groups get one common denominator first.
+  template <class ValueTile>
+  void restore() {
+    for (int m = 0; m < M; ++m) {
+      for (int g = 0; g < ValueGroups; ++g) {
+        float const factor = total_[m][g] > 0 ? exact_[m] / total_[m][g] : 1.0f;
+        for (int c = 0; c < ValueChannels / ValueGroups; ++c) sums_[m][g * (ValueChannels / ValueGroups) + c] *= factor;
+        total_[m][g] = exact_[m];
+      }
+      ValueTile::restore_output(sums_[m]);
+    }
+  }
+
+  // out [channel]
+  void output(int m, float* out) const {
+    for (int c = 0; c < ValueChannels; ++c) {
+      float const total = total_[m][c / (ValueChannels / ValueGroups)];
+      out[c] = total > 0 ? sums_[m][c] / total : 0.0f;
+    }
+  }
+  float lse(int m) const {
+    return exact_[m] > 0 ? (max_[m] + std::log2(exact_[m])) * ln_2 : bits_float(0xff800000u);
+  }
+
+ private:
+  float soft_cap_ = 0;
+  float max_[M], exact_[M], total_[M][ValueGroups];
+  alignas(64) float sums_[M][ValueChannels];
+
+  // cap tanh(s / cap), with tanh x = sign(x) (1 - e^-2|x|) / (1 + e^-2|x|)
+  void cap(float (&scores)[M][step_tokens], int tokens) const {
+    simd::f32v const inverse = simd::all(ln_2 / soft_cap_), back = simd::all(soft_cap_ * log2_e);
+    for (int m = 0; m < M; ++m)
+      for (int t = 0; t < tokens; t += simd::width) {
+        simd::f32v const x = simd::load(scores[m] + t) * inverse, size = simd::max(x, simd::all(0) - x);
+        simd::f32v const e = simd::exp2_of_negative(size * simd::all(-2.0f * log2_e));
+        simd::f32v const positive = (simd::all(1.0f) - e) / (simd::all(1.0f) + e) * back;
+        simd::u32v const sign = simd::as_words(x) & simd::u32v(0x80000000u);
+        simd::store(scores[m] + t, simd::as_float(simd::as_words(positive) | sign));
+      }
+  }
+
+  static void add_bias(float (&scores)[M][step_tokens], int tokens, step_scope const& scope) {
+    for (int t = 0; t < tokens; t += simd::width) {
+      float bias[simd::width] = {};
+      for (int i = 0; i < simd::width && scope.first_slot + t + i < scope.slots; ++i) bias[i] = scope.bias[scope.first_slot + t + i];
+      simd::f32v const b = simd::max(simd::load(bias) * simd::all(log2_e), simd::all(masked));
+      for (int m = 0; m < M; ++m) simd::store(scores[m] + t, simd::load(scores[m] + t) + b);
+    }
+  }
+
+  void mask(float (&scores)[M][step_tokens], int tokens, step_scope const& scope) const {
+    for (int m = 0; m < M; ++m) {
+      int const from = static_cast<int>(std::clamp<std::int64_t>(lower[m] - scope.first_slot, 0, tokens));
+      int const to = static_cast<int>(std::clamp<std::int64_t>(std::min(upper[m], scope.slots) - scope.first_slot, 0, tokens));
+      for (int t = 0; t < from; ++t) scores[m][t] = masked;
+      for (int t = to; t < tokens; ++t) scores[m][t] = masked;
+    }
+    if (scope.live == nullptr) return;
+    for (int t = 0; t < tokens && scope.first_slot + t < scope.slots; ++t) {
+      std::int64_t const slot = scope.first_slot + t;
+      if ((scope.live[slot / 64] >> (slot % 64) & 1u) == 0)
+        for (int m = 0; m < M; ++m) scores[m][t] = masked;
+    }
+  }
+
+  // Scores become weights; false if no row has any.
+  bool weigh(float (&scores)[M][step_tokens], int tokens) {
+    bool any = false;
+    for (int m = 0; m < M; ++m) {
+      simd::f32v most = simd::load(scores[m]);
+      for (int t = simd::width; t < tokens; t += simd::width) most = simd::max(most, simd::load(scores[m] + t));
+      float const peak = simd::largest(most);
+      if (peak > max_[m]) {
+        float lanes[simd::width];
+        simd::store(lanes, simd::exp2_of_negative(simd::all(max_[m] - peak)));
+        rescale(m, lanes[0]);
+        max_[m] = peak;
+      }
+      bool const seen = peak > masked / 2;
+      any = any || seen;
+      simd::f32v const base = simd::all(seen ? max_[m] : 0.0f);  // a row that sees nothing here gets weights 2^masked = 0
+      simd::f32v sum = simd::all(0);
+      for (int t = 0; t < tokens; t += simd::width) {
+        simd::f32v const p = simd::exp2_of_negative(simd::load(scores[m] + t) - base);
+        simd::store(scores[m] + t, p);
+        sum = sum + p;
+      }
+      exact_[m] += simd::sum(sum);
+    }
+    return any;
+  }
+
+  void rescale(int m, float factor) {
+    exact_[m] *= factor;
+    for (float& total : total_[m]) total *= factor;
+    for (int c = 0; c < ValueChannels; c += simd::width) simd::store(sums_[m] + c, simd::load(sums_[m] + c) * simd::all(factor));
+  }
+};
+
+}  // namespace PITH_ISA
+}  // namespace pith
