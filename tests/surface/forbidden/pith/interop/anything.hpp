@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+// Breaks no rule.
+#pragma once
+
+#include <nlohmann/json.hpp>
