@@ -107,8 +107,8 @@ def loss_svg(rows):
 
 CARD = """# pith-kjv: a byte-level language model of {parameters:,} parameters
 
-A small Llama-architecture model that makes the figures of Pith's examples real: its keys and values have the outliers and the
-structure that a trained model has, and it must look far back to answer. It is a measuring instrument, not a product.
+A small Llama-architecture model that makes the figures of Pith's examples real: its keys and values are those of a trained model,
+not random numbers, and some of its questions can only be answered by looking far back. It is a measuring instrument, not a product.
 
 | | |
 |---|---|
@@ -151,8 +151,7 @@ digit), learning-rate scale; each row is one batch, the picture a running mean.
 * It writes King James English and nothing else; what it says is not true of anything.
 * Positions past {context} were never trained.
 * Bytes, not words: {context} tokens of context are about {words} words.
-* A model this small has milder outliers than a large one; figures of cache quality measured with it do not transfer in size, only
-  in order.
+* It is small: the order of caches that it gives may hold for large models, the size of the differences need not.
 
 ## Files
 
