@@ -41,8 +41,8 @@ TEST_CASE("bits: field 0 sits in the lowest bits", "[core]") {
   SUCCEED();
 }
 
-TEMPLATE_TEST_CASE("bits: words are little-endian at any address, at run time as in constant expressions", "[core]", std::uint8_t, std::uint16_t,
-                   std::uint32_t, std::uint64_t) {
+TEMPLATE_TEST_CASE("bits: words are little-endian at any address, at run time as in constant expressions", "[core]", std::uint8_t,
+                   std::uint16_t, std::uint32_t, std::uint64_t) {
   TestType const value = static_cast<TestType>(0x1122334455667788ull);
   for (int shift = 0; shift < 8; ++shift) {
     std::byte bytes[17] = {};

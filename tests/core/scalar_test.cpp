@@ -54,8 +54,8 @@ class patterns {
     std::uint32_t const bits = static_cast<std::uint32_t>(random);
     switch ((random >> 32) & 7) {
       case 0: return (bits & 0x807fffff) | (static_cast<std::uint32_t>(100 + ((random >> 40) & 63)) << 23);  // f16's exponents
-      case 1: return bits & 0x807fffff;                                                                    // f32 subnormals
-      case 2: return bits | 0x7f800000;                                                                    // NaN
+      case 1: return bits & 0x807fffff;                                                                      // f32 subnormals
+      case 2: return bits | 0x7f800000;                                                                      // NaN
       case 3: return (bits & 0xffff0000) | 0x8000 | ((random >> 40) & 3);                                    // about bf16 ties
       default: return bits;
     }
@@ -179,8 +179,8 @@ TEST_CASE("scalar: bf16 agrees with the processor's vcvtneps2bf16, subnormals ap
 }
 #endif
 
-TEMPLATE_TEST_CASE("scalar: the saturating conversion gives the largest finite value instead of infinity, and zero for NaN", "[core]", bf16, f16,
-                   float) {
+TEMPLATE_TEST_CASE("scalar: the saturating conversion gives the largest finite value instead of infinity, and zero for NaN", "[core]", bf16,
+                   f16, float) {
   float const infinity = std::numeric_limits<float>::infinity();
   CHECK(to_float(pith::from_float_saturated<TestType>(infinity)) == pith::largest<TestType>);
   CHECK(to_float(pith::from_float_saturated<TestType>(-infinity)) == -pith::largest<TestType>);

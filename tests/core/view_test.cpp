@@ -72,7 +72,9 @@ TEST_CASE("view: a view becomes a view of constants, never the other way, and sp
 }
 
 template <class View>
-concept readable = requires(View v) { v(0, 0); };
+concept readable = requires(View v) {
+  v(0, 0);
+};
 
 TEST_CASE("view: the host cannot read a device view", "[core]") {
   static_assert(readable<pith::matrix_view<float>>);

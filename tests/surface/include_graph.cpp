@@ -37,10 +37,22 @@ struct foreign {
   std::vector<std::string_view> allowed;  // rooms
 };
 foreign const foreigners[] = {
-    {"iostream", {"interop"}},  {"ranges", {"interop"}},   {"regex", {"interop"}},           {"functional", {"interop"}},
-    {"memory_resource", {"interop"}}, {"Eigen/", {"interop"}}, {"nlohmann/", {"interop"}},   {"xxhash", {"interop"}},
-    {"hiredis/", {"interop"}},  {"xsimd/", {"simd", "cpu"}}, {"immintrin.h", {"simd", "cpu"}}, {"x86intrin.h", {"simd", "cpu"}},
-    {"arm_neon.h", {"simd", "cpu"}}, {"cuda", {"cuda"}},   {"cub/", {"cuda"}},               {"mma.h", {"cuda"}},
+    {"iostream", {"interop"}},
+    {"ranges", {"interop"}},
+    {"regex", {"interop"}},
+    {"functional", {"interop"}},
+    {"memory_resource", {"interop"}},
+    {"Eigen/", {"interop"}},
+    {"nlohmann/", {"interop"}},
+    {"xxhash", {"interop"}},
+    {"hiredis/", {"interop"}},
+    {"xsimd/", {"simd", "cpu"}},
+    {"immintrin.h", {"simd", "cpu"}},
+    {"x86intrin.h", {"simd", "cpu"}},
+    {"arm_neon.h", {"simd", "cpu"}},
+    {"cuda", {"cuda"}},
+    {"cub/", {"cuda"}},
+    {"mma.h", {"cuda"}},
 };
 constexpr int most_lines = 400;
 
@@ -51,7 +63,9 @@ void report(std::string const& file, int line, std::string const& what) {
   ++violations;
 }
 
-bool holds(std::vector<std::string_view> const& list, std::string_view name) { return std::find(list.begin(), list.end(), name) != list.end(); }
+bool holds(std::vector<std::string_view> const& list, std::string_view name) {
+  return std::find(list.begin(), list.end(), name) != list.end();
+}
 
 // "codec" for pith/codec/raw.hpp, "." for pith/pith.hpp.
 std::string room_of(fs::path const& relative) {
@@ -69,7 +83,8 @@ room const* find_room(std::string_view name, fs::path const& file) {
 void check_include(fs::path const& root, fs::path const& file, room const& from, int line, std::string const& name, bool quoted) {
   if (!name.starts_with("pith/") && !quoted) {
     for (foreign const& f : foreigners)
-      if (name.starts_with(f.prefix) && !holds(f.allowed, from.name)) report(file, line, "<" + name + "> is not for " + std::string(from.name));
+      if (name.starts_with(f.prefix) && !holds(f.allowed, from.name))
+        report(file, line, "<" + name + "> is not for " + std::string(from.name));
     return;
   }
   fs::path const target = name.starts_with("pith/") ? fs::path(name) : (file.parent_path() / name).lexically_normal();

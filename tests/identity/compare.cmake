@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+# Runs PROGRAMS and fails unless all of them print the same, which must be something.
+set(first "")
+foreach(program IN LISTS PROGRAMS)
+  execute_process(COMMAND ${program} RESULT_VARIABLE code OUTPUT_VARIABLE output)
+  if(NOT code EQUAL 0 OR output STREQUAL "")
+    message(FATAL_ERROR "${program} ended with ${code}:\n${output}")
+  endif()
+  if(first STREQUAL "")
+    set(first "${output}")
+    set(reference ${program})
+    message(STATUS "${output}")
+  elseif(NOT output STREQUAL first)
+    message(FATAL_ERROR "${program} prints\n${output}\nand ${reference} prints\n${first}")
+  endif()
+endforeach()
