@@ -13,15 +13,21 @@
 //   stored()                                         slots after `first`, sealed and staged
 //   staging_keys(slot), staging_values(slot)         the raw tile that holds `slot` (after `first`; a multiple of 32)
 //   chunk_tokens(), chunk_keys(i), chunk_values(i)   raw tile that holds token i of the chunk (a multiple of 32); slots follow the stored ones
-//   live(), bias()                                   per slot of the sequence, or null
+//   dead(), live(), bias()                           slot ranges that are never seen; a bit, an addend per stored slot, or null
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 namespace pith {
 
 struct exact_accuracy {};    // decoded values times f32 queries and weights
 struct integer_accuracy {};  // integer codes times queries and weights rounded to 8 bits; see dot_integer.hpp, mix_integer.hpp
+
+// Slots [begin, end) of a sequence.
+struct slot_range {
+  std::int64_t begin = 0, end = 0;
+};
 
 // The query rows of one KV head: row r is query token r / group, head r % group of the group.
 struct head_rows {
@@ -36,5 +42,9 @@ struct head_rows {
 
 template <class Backend, class Page, class Accuracy>
 struct attention_engine;
+
+// The backend of a composition that names none; the CPU's header fills it in.
+template <class Unnamed = void>
+struct default_backend;
 
 }  // namespace pith

@@ -54,7 +54,7 @@ struct query_rows {
   }
 
   // errors  shape_mismatch; `at` is the extent that does not fit
-  static status check(tensor_view<Q const, 3> q, tensor_view<O, 3> out, attention_options const& options, int kv_heads, int dk, int dv) {
+  static status check(std::type_identity_t<tensor_view<Q const, 3>> q, tensor_view<O, 3> out, attention_options const& options, int kv_heads, int dk, int dv) {
     if (q.extent[2] != dk) return {errc::shape_mismatch, q.extent[2]};
     if (kv_heads <= 0 || q.extent[1] <= 0 || q.extent[1] % kv_heads != 0) return {errc::shape_mismatch, q.extent[1]};
     if (out.extent[0] != q.extent[0] || out.extent[1] != q.extent[1] || out.extent[2] != dv) return {errc::shape_mismatch, out.extent[2]};
