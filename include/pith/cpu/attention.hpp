@@ -92,7 +92,7 @@ struct cpu_attention {
     for (int b = 0; b < blocks; ++b) group[b].begin(all, first_row + b * M, count - b * M < M ? count - b * M : M);
 
     std::int64_t const skip = source.first_tokens(), keys = source.sealed_keys(), values = source.sealed_values(), stored = source.stored();
-    step_scope scope{.slots = skip + stored + source.chunk_tokens(), .live = source.live(), .bias = source.bias()};
+    step_scope scope{.slots = skip + stored, .dead = source.dead(), .live = source.live(), .bias = source.bias()};
 
     source.for_each_page([&](std::int64_t base, std::byte const* page) {
       std::int64_t const end = std::min(base + Page::tokens, values);
@@ -134,7 +134,8 @@ struct cpu_attention {
 
     raw_steps<rows_type>(group, blocks, scope, skip, std::max(keys, values), stored, [&](std::int64_t s) { return source.staging_keys(s); },
                          [&](std::int64_t s) { return source.staging_values(s); });
-    raw_steps<rows_type>(group, blocks, scope, skip + stored, 0, source.chunk_tokens(), [&](std::int64_t i) { return source.chunk_keys(i); },
+    step_scope const chunk_scope{.slots = skip + stored + source.chunk_tokens()};  // its slots are not in the side arrays yet
+    raw_steps<rows_type>(group, blocks, chunk_scope, skip + stored, 0, source.chunk_tokens(), [&](std::int64_t i) { return source.chunk_keys(i); },
                          [&](std::int64_t i) { return source.chunk_values(i); });
     if (skip > 0) {
       scope.first_slot = 0;
@@ -170,5 +171,10 @@ struct cpu_attention {
 
 template <class Page, class Accuracy>
 struct attention_engine<cpu, Page, Accuracy> : cpu_attention<Page, Accuracy> {};
+
+template <>
+struct default_backend<void> {
+  using type = cpu;
+};
 
 }  // namespace pith

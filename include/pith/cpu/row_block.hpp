@@ -18,6 +18,7 @@
 #include "pith/cpu/dot_integer.hpp"
 #include "pith/cpu/mix_integer.hpp"
 #include "pith/cpu/raw_kernels.hpp"
+#include "pith/page/attention_engine.hpp"
 
 namespace pith {
 inline namespace PITH_ISA {
@@ -31,6 +32,7 @@ inline constexpr int step_tokens = 256;  // most tokens of one step
 struct step_scope {
   std::int64_t first_slot = 0;
   std::int64_t slots = 0;               // of the sequence: nothing behind them is seen or read from the side arrays
+  std::span<slot_range const> dead{};   // slots that nobody sees, ascending
   std::uint64_t const* live = nullptr;  // bit per slot of the sequence, or none: all live
   float const* bias = nullptr;          // natural-log units, per slot of the sequence, or none
 };
@@ -131,6 +133,9 @@ class row_block {
       for (int t = 0; t < from; ++t) scores[m][t] = masked;
       for (int t = to; t < tokens; ++t) scores[m][t] = masked;
     }
+    for (slot_range const& hole : scope.dead)
+      for (std::int64_t slot = std::max(hole.begin, scope.first_slot); slot < std::min(hole.end, scope.first_slot + tokens); ++slot)
+        for (int m = 0; m < M; ++m) scores[m][slot - scope.first_slot] = masked;
     if (scope.live == nullptr) return;
     for (int t = 0; t < tokens && scope.first_slot + t < scope.slots; ++t) {
       std::int64_t const slot = scope.first_slot + t;

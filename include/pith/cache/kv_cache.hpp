@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+// The key-value cache of a model: compressed pages, raw first and newest tokens, many sequences.
+//
+//   struct my_cache : kv_cache<head_dim<64>, keys<int4<per_channel<32>>>, values<int4<per_token<64>>>, raw<first<4>, last<32>>> {};
+//   auto cache = make<my_cache>({.layers = 6, .kv_heads = 2, .query_heads = 4, .bytes = 64 << 20}).value();
+//
+// Per (sequence, layer, KV head) there are three segments: `first` (raw), sealed tiles in pages, staging (raw). When staging holds last<n>
+// tokens and a whole tile, its oldest tile is sealed; tiles are counted from the end of `first`, so the bytes depend on the slots alone.
+//
+// Threads: different sequences may be used at the same time; one sequence has one writer. No call allocates after make().
+// Errors come back as statuses and leave the cache as it was. Keys are stored after RoPE.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "pith/cache/writer.hpp"
+#include "pith/core/executor.hpp"
+
+namespace pith {
+
+template <class Recipe>
+class cache : cache_writer<Recipe> {
+  using base = cache_writer<Recipe>;
+  using base::store_;
+
+ public:
+  using typename base::page;
+  using typename base::segments;
+  using typename base::storage;
+  using backend = typename std::conditional_t<std::is_void_v<typename Recipe::backend>, default_backend<>, std::type_identity<typename Recipe::backend>>::type;
+  using engine = attention_engine<backend, page, typename Recipe::accuracy>;
+
+  // A new, empty sequence.
+  // errors  capacity_exceeded  max_sequences are open
+  result<sequence> open() {
+    for (std::int64_t s = 0; s < store_.shape.max_sequences; ++s)
+      if (!store_.sequences[s].open) {
+        if (status const taken = this->take_raw_blocks(s); !taken) return taken;
+        for (int l = 0; l < store_.shape.layers; ++l) store_.layer(s, l) = {};
+        for (std::int64_t h = 0; h < store_.heads_total(); ++h) store_.tables[s * store_.heads_total() + h] = {};
+        store_.sequences[s].open = true;
+        return this->handle(s);
+      }
+    return status{errc::capacity_exceeded, store_.shape.max_sequences};
+  }
+
+  // Gives back everything that the sequence holds; its handle is stale from then on.
+  status close(sequence of) {
+    if (status const ok = this->check(of); !ok) return ok;
+    for (std::int64_t h = 0; h < store_.heads_total(); ++h) {
+      std::int64_t const at = of.index * store_.heads_total() + h;
+      store_.runs->clear(store_.tables[at], *store_.page_pool);
+      static_cast<void>(store_.raw_pool->release(store_.raw_blocks[at]));
+    }
+    store_.sequences[of.index].open = false;
+    ++store_.sequences[of.index].generation;
+    return {};
+  }
+
+  // A second sequence with the same contents: raw segments are copied, sealed pages shared.
+  // cost    the raw bytes; one increment for each (layer, KV head), however long the sequence
+  // errors  capacity_exceeded
+  result<sequence> fork(sequence from) {
+    if (status const ok = this->check(from); !ok) return ok;
+    auto made = open();
+    if (!made) return made;
+    std::int64_t const to = made.value().index, source = from.index;
+    for (int l = 0; l < store_.shape.layers; ++l) {
+      store_.layer(to, l) = store_.layer(source, l);
+      for (int h = 0; h < store_.shape.kv_heads; ++h) {
+        store_.table_of(to, l, h) = store_.runs->fork(store_.table_of(source, l, h));
+        std::memcpy(store_.raw_block(to, l, h), store_.raw_block(source, l, h), static_cast<std::size_t>(segments::bytes));
+        std::int64_t const slots = store_.layer(source, l).slots;
+        if constexpr (Recipe::has_liveness) std::copy_n(store_.live_of(source, l, h), divide_up(slots, 64), store_.live_of(to, l, h));
+        if constexpr (Recipe::has_bias) std::copy_n(store_.biases_of(source, l, h), slots, store_.biases_of(to, l, h));
+        if constexpr (Recipe::has_positions) std::copy_n(store_.positions_of(source), slots, store_.positions_of(to));
+      }
+    }
+    return made;
+  }
+
+  // Adds tokens to one layer. k [token][kv_head][key channel], v [token][kv_head][value channel]; any strides; bf16, f16 or f32.
+  // With side<positions>, `at` gives each token's position, ascending; without it positions are token numbers and `at` is empty.
+  //
+  // errors  stale_handle, out_of_range (layer, positions), shape_mismatch, not_finite (nan_policy::reject; `at` is the token),
+  //         capacity_exceeded (pages or max_tokens; nothing was added)
+  template <class K, class V>
+  status append(sequence of, int layer, tensor_view<K, 3> k, tensor_view<V, 3> v, std::span<std::int64_t const> at = {}) {
+    if (status const ok = this->check_chunk(of, layer, k, v, at); !ok) return ok;
+    if (status const ok = this->reserve(of.index, layer, k.extent[0]); !ok) return ok;
+    this->write(of.index, layer, k, v, at);
+    return {};
+  }
+
+  // Attention of the newest q.extent[0] tokens of the sequence, causal. q [token][query_head][key channel], out [token][query_head][value channel].
+  // A sequence without tokens gives out = 0, lse = -infinity.
+  //
+  // errors  stale_handle, out_of_range (layer, more queries than tokens, options), shape_mismatch
+  template <class Q, storage_scalar O, executor Executor = serial>
+  status attend(sequence of, int layer, tensor_view<Q, 3> q, tensor_view<O, 3> out, attention_options const& options = {}, Executor&& run = {}) const {
+    if (status const ok = check_queries(of, layer, q, out, options); !ok) return ok;
+    std::int64_t const tokens = store_.layer(of.index, layer).tokens;
+    if (tokens > 0 && q.extent[0] > tokens) return {errc::out_of_range, q.extent[0]};
+    attend_heads<std::remove_const_t<Q>>(of.index, layer, 0, {}, q, out, options, run);
+    return {};
+  }
+
+  // Attention of a chunk of new tokens to the sequence and, causally, to the chunk itself, raw; then appends the chunk.
+  // errors  as attend and append; capacity_exceeded also if the chunk is longer than max_chunk. Nothing is written on an error.
+  template <class Q, class K, class V, storage_scalar O, executor Executor = serial>
+  status prefill(sequence of, int layer, tensor_view<Q, 3> q, tensor_view<K, 3> k, tensor_view<V, 3> v, tensor_view<O, 3> out,
+                 attention_options const& options = {}, Executor&& run = {}, std::span<std::int64_t const> at = {}) {
+    if (status const ok = check_queries(of, layer, q, out, options); !ok) return ok;
+    if (status const ok = this->check_chunk(of, layer, k, v, at); !ok) return ok;
+    if (q.extent[0] != k.extent[0]) return {errc::shape_mismatch, q.extent[0]};
+    if (k.extent[0] > store_.shape.max_chunk) return {errc::capacity_exceeded, store_.shape.max_chunk};
+    if (status const ok = this->reserve(of.index, layer, k.extent[0]); !ok) return ok;
+    for (int h = 0; h < store_.shape.kv_heads; ++h) {
+      for (std::int64_t t = 0; t < k.extent[0]; ++t) {
+        std::byte* const key_tile = store_.chunk_keys(of.index, h) + t / block_tokens * segments::key_tile::bytes;
+        std::byte* const value_tile = store_.chunk_values(of.index, h) + t / block_tokens * segments::value_tile::bytes;
+        if (t % block_tokens == 0) {
+          std::memset(key_tile, 0, static_cast<std::size_t>(segments::key_tile::bytes));
+          std::memset(value_tile, 0, static_cast<std::size_t>(segments::value_tile::bytes));
+        }
+        segments::template set_row<typename segments::key_tile>(key_tile, static_cast<int>(t % block_tokens), this->number(k, t, h));
+        segments::template set_row<typename segments::value_tile>(value_tile, static_cast<int>(t % block_tokens), this->number(v, t, h));
+      }
+    }
+    attend_heads<std::remove_const_t<Q>>(of.index, layer, k.extent[0], at, q, out, options, run);
+    this->write(of.index, layer, k, v, at);
+    return {};
+  }
+
+  // Forgets all but the first `tokens` tokens of every layer. Exact in staging; deeper, the tile that is cut keeps its slots as dead ones
+  // and new tokens start a new tile (the result says so).
+  // errors  stale_handle, out_of_range (negative), capacity_exceeded (more than 16 cut tiles in one layer; nothing was changed)
+  result<truncation> truncate(sequence of, std::int64_t tokens) {
+    if (status const ok = this->check(of); !ok) return ok;
+    if (tokens < 0) return status{errc::out_of_range, tokens};
+    for (int l = 0; l < store_.shape.layers; ++l) {
+      layer_state cut = store_.layer(of.index, l);
+      if (!this->cut_state(cut, tokens)) return status{errc::capacity_exceeded, layer_state::max_holes};
+    }
+    truncation done;
+    for (int l = 0; l < store_.shape.layers; ++l) {
+      layer_state& state = store_.layer(of.index, l);
+      layer_state const before = state;
+      static_cast<void>(this->cut_state(state, tokens));
+      if (state.tokens == before.tokens) continue;
+      std::int64_t const kept = before.slot_of(tokens > 0 ? tokens - 1 : 0) + (tokens > 0 ? 1 : 0);
+      done.exact = done.exact && state.slots == kept;
+      std::int64_t dead = 0;
+      for (int i = 0; i < state.hole_count; ++i) dead += state.holes[i].end - state.holes[i].begin;
+      done.dead_slots = std::max(done.dead_slots, dead);
+      std::int64_t const sealed = std::max(state.sealed_keys, state.sealed_values);
+      for (int h = 0; h < store_.shape.kv_heads; ++h) {
+        store_.runs->truncate(store_.table_of(of.index, l, h), *store_.page_pool, divide_up(sealed, page::tokens));
+        for (std::int64_t slot = kept; slot < state.slots; ++slot) this->repeat_row(of.index, l, h, slot, kept - 1);
+        for (std::int64_t slot = kept; slot < state.slots; ++slot) this->reset_side(of.index, l, h, slot);
+      }
+    }
+    return done;
+  }
+
+  // Removes tokens from one KV head: they are never seen again, and a page without a living slot is given back (unless a fork shares it).
+  // errors  stale_handle, out_of_range (layer, head, token; nothing was removed)
+  status evict(sequence of, int layer, int head, std::span<std::int64_t const> tokens)
+    requires(Recipe::has_liveness)
+  {
+    if (status const ok = this->check_head(of, layer, head); !ok) return ok;
+    layer_state const& state = store_.layer(of.index, layer);
+    for (std::int64_t const token : tokens)
+      if (token < 0 || token >= state.tokens) return {errc::out_of_range, token};
+    std::uint64_t* const live = store_.live_of(of.index, layer, head);
+    for (std::int64_t const token : tokens) {
+      std::int64_t const slot = state.slot_of(token);
+      live[slot / 64] &= ~(std::uint64_t{1} << (slot % 64));
+      this->drop_if_dead(of.index, layer, head, (slot - Recipe::first_tokens) / page::tokens);
+    }
+    return {};
+  }
+
+  // Sets what is added to a token's score in one KV head, natural units. Steps that hold a bias are computed in exact accuracy.
+  // errors  stale_handle, out_of_range, not_finite (NaN or +infinity)
+  status set_bias(sequence of, int layer, int head, std::int64_t token, float value)
+    requires(Recipe::has_bias)
+  {
+    if (status const ok = this->check_head(of, layer, head); !ok) return ok;
+    layer_state const& state = store_.layer(of.index, layer);
+    if (token < 0 || token >= state.tokens) return {errc::out_of_range, token};
+    if (is_nan(value) || float_bits(value) == 0x7f800000u) return {errc::not_finite, token};
+    store_.biases_of(of.index, layer, head)[state.slot_of(token)] = value;
+    return {};
+  }
+
+  // Tokens of a layer; 0 for a stale handle.
+  std::int64_t length(sequence of, int layer) const { return this->check(of) && layer >= 0 && layer < store_.shape.layers ? store_.layer(of.index, layer).tokens : 0; }
+
+  // Bytes in use: pages, raw blocks, table runs, and what every open sequence holds (chunk buffer, side arrays, states).
+  std::int64_t resident_bytes() const {
+    std::int64_t bytes = store_.page_pool->used_bytes() + store_.raw_pool->used_bytes() + store_.runs->used_bytes();
+    for (std::int64_t s = 0; s < store_.shape.max_sequences; ++s)
+      if (store_.sequences[s].open) bytes += store_.sequence_bytes();
+    return bytes;
+  }
+  // Numbers that the open sequences stand for; a fork counts in full.
+  std::int64_t stored_values() const {
+    std::int64_t tokens = 0;
+    for (std::int64_t s = 0; s < store_.shape.max_sequences; ++s)
+      for (int l = 0; store_.sequences[s].open && l < store_.shape.layers; ++l) tokens += store_.layer(s, l).tokens;
+    return tokens * store_.shape.kv_heads * (Recipe::key_channels + Recipe::value_channels);
+  }
+  double bits_per_value() const { return stored_values() == 0 ? 0.0 : 8.0 * static_cast<double>(resident_bytes()) / static_cast<double>(stored_values()); }
+
+  cache_shape const& shape() const { return store_.shape; }
+  storage const& memory() const { return store_; }  // for tests and tools: the segments as they are stored
+
+  // See make().
+  static result<cache> with_memory(cache_shape const& shape, std::span<std::byte> memory) {
+    cache made;
+    if (status const ok = made.store_.set_up(shape, memory); !ok) return ok;
+    return made;
+  }
+
+  cache(cache&&) noexcept = default;
+
+ private:
+  cache() = default;
+
+  template <class Q, class O>
+  status check_queries(sequence of, int layer, tensor_view<Q, 3> q, tensor_view<O, 3> out, attention_options const& options) const {
+    if (status const ok = this->check_layer(of, layer); !ok) return ok;
+    if (q.extent[1] != store_.shape.query_heads) return {errc::shape_mismatch, q.extent[1]};
+    return query_rows<std::remove_const_t<Q>, O>::check(q, out, options, store_.shape.kv_heads, Recipe::key_channels, Recipe::value_channels);
+  }
+
+  // Which slots query token i of a call sees.
+  struct visible_slots {
+    storage const& store;
+    layer_state const& state;
+    std::int64_t sequence, queries, chunk, window;
+    std::span<std::int64_t const> chunk_positions;
+
+    std::int64_t position(std::int64_t slot) const {
+      if (slot < state.slots) return store.positions_of(sequence)[slot];
+      std::int64_t const before = state.slots > 0 ? store.positions_of(sequence)[state.slots - 1] : -1;
+      return chunk_positions.empty() ? before + 1 + (slot - state.slots) : chunk_positions[static_cast<std::size_t>(slot - state.slots)];
+    }
+    std::int64_t slot_of(std::int64_t token) const { return token < state.tokens ? state.slot_of(token) : state.slots + (token - state.tokens); }
+
+    void of_query(std::int64_t i, std::int64_t* lower, std::int64_t* upper) const {
+      std::int64_t const token = state.tokens + chunk - queries + i;
+      *lower = 0;
+      *upper = token < 0 ? 0 : slot_of(token) + 1;
+      if (window == 0 || token < 0) return;
+      if constexpr (Recipe::has_positions) {
+        std::int64_t const oldest = position(*upper - 1) - window;  // seen are positions above it
+        std::int64_t low = 0, high = *upper;
+        while (low < high) {
+          std::int64_t const middle = (low + high) / 2;
+          (position(middle) > oldest ? high : low) = position(middle) > oldest ? middle : middle + 1;
+        }
+        *lower = low;
+      } else {
+        *lower = token - window + 1 <= 0 ? 0 : slot_of(token - window + 1);
+      }
+    }
+  };
+
+  template <class Q, class O, class Executor>
+  void attend_heads(std::int64_t index, int layer, std::int64_t chunk, std::span<std::int64_t const> at, tensor_view<Q const, 3> q, tensor_view<O, 3> out,
+                    attention_options const& options, Executor&& run) const {
+    visible_slots const slots{store_, store_.layer(index, layer), index, q.extent[0], chunk, options.window, at};
+    run.for_each(store_.shape.kv_heads, [&](std::int64_t head) {
+      query_rows<Q, O> const rows{.q = q,
+                                  .out = out,
+                                  .options = &options,
+                                  .tokens = q.extent[0],
+                                  .head = static_cast<int>(head),
+                                  .group = store_.shape.query_heads / store_.shape.kv_heads,
+                                  .scale = base2_scale(options, Recipe::key_channels),
+                                  .slots = &slots,
+                                  .slot_range = [](void const* context, std::int64_t token, std::int64_t* lower, std::int64_t* upper) {
+                                    static_cast<visible_slots const*>(context)->of_query(token, lower, upper);
+                                  }};
+      engine::attend(segment_source<Recipe>{store_, index, layer, static_cast<int>(head), chunk}, rows.rows());
+    });
+  }
+};
+
+// A cache with an arena of its own of shape.bytes, or in the caller's memory (64-byte aligned), which must outlive it.
+// errors  see cache_storage::set_up
+template <class Recipe>
+result<cache<Recipe>> make(cache_shape const& shape, std::span<std::byte> memory = {}) {
+  return cache<Recipe>::with_memory(shape, memory);
+}
+
+}  // namespace pith

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// The raw part of one (sequence, layer, KV head): the first tokens and the staging ring, in one block of bf16 tiles.
+//
+//   | first keys | first values | key ring: tiles of 32 tokens | value ring |
+//
+// Staging slot s (counted after `first`) lies in ring tile s / 32 modulo the ring's length. The ring holds `last` tokens and a whole tile to
+// be sealed; a tile is cleared when its first slot is written, so that no stale number is ever multiplied.
+#pragma once
+
+#include <cstring>
+
+#include "pith/cache/slots.hpp"
+#include "pith/core/bits.hpp"
+
+namespace pith {
+
+template <class Recipe>
+struct raw_segments {
+  using page = typename Recipe::page;
+  static constexpr int dk = Recipe::key_channels, dv = Recipe::value_channels;
+  static constexpr int first_tile = Recipe::first_tokens == 0 ? 16 : static_cast<int>(round_up(Recipe::first_tokens, 16));
+  using first_key_tile = raw_tile<bf16, dk, use::dot, first_tile>;
+  using first_value_tile = raw_tile<bf16, dv, use::mix, first_tile>;
+  using key_tile = raw_tile<bf16, dk, use::dot>;
+  using value_tile = raw_tile<bf16, dv, use::mix>;
+
+  static constexpr std::int64_t key_ring = divide_up(Recipe::last_keys + page::tile_tokens, block_tokens);
+  static constexpr std::int64_t value_ring = divide_up(Recipe::last_values + page::tile_tokens, block_tokens);
+  static constexpr std::int64_t first_values_at = Recipe::first_tokens == 0 ? 0 : first_key_tile::bytes;
+  static constexpr std::int64_t keys_at = Recipe::first_tokens == 0 ? 0 : round_up(first_values_at + first_value_tile::bytes, 64);
+  static constexpr std::int64_t values_at = keys_at + key_ring * key_tile::bytes;
+  static constexpr std::int64_t bytes = round_up(values_at + value_ring * value_tile::bytes, 64);
+
+  static std::byte* key_tile_of(std::byte* block, std::int64_t slot) { return block + keys_at + slot / block_tokens % key_ring * key_tile::bytes; }
+  static std::byte* value_tile_of(std::byte* block, std::int64_t slot) { return block + values_at + slot / block_tokens % value_ring * value_tile::bytes; }
+
+  // One token's row into a raw tile, slot by slot; from element (i) gives the number of channel i as f32.
+  template <class Tile, class From>
+  static void set_row(std::byte* tile, int token, From&& from) {
+    using layout = typename Tile::layout;
+    for (int c = 0; c < Tile::channels; ++c) {
+      int const packed = Tile::used_for == use::dot ? c : token, lane = Tile::used_for == use::dot ? token : c;
+      store_le<std::uint16_t>(tile + 4ll * (packed / 2 * layout::lanes + lane) + 2 * (packed % 2), from(c).bits);
+    }
+  }
+
+  // Sequence slot `slot` (first tokens included).
+  template <class KeyFrom, class ValueFrom>
+  static void set(std::byte* block, std::int64_t slot, KeyFrom&& key, ValueFrom&& value) {
+    if (slot < Recipe::first_tokens) {
+      if (slot == 0) std::memset(block, 0, static_cast<std::size_t>(keys_at));
+      set_row<first_key_tile>(block, static_cast<int>(slot), key);
+      set_row<first_value_tile>(block + first_values_at, static_cast<int>(slot), value);
+      return;
+    }
+    std::int64_t const staged = slot - Recipe::first_tokens;
+    std::byte* const keys = key_tile_of(block, staged);
+    std::byte* const values = value_tile_of(block, staged);
+    if (staged % block_tokens == 0) {
+      std::memset(keys, 0, static_cast<std::size_t>(key_tile::bytes));
+      std::memset(values, 0, static_cast<std::size_t>(value_tile::bytes));
+    }
+    set_row<key_tile>(keys, static_cast<int>(staged % block_tokens), key);
+    set_row<value_tile>(values, static_cast<int>(staged % block_tokens), value);
+  }
+
+  // Staged rows [slot, slot + Tile::tokens) as f32, through the raw tile that holds each 32 of them.
+  template <class Raw, class TileOf>
+  static void rows(TileOf&& tile_of, std::int64_t slot, int tokens, float* out) {
+    for (int t = 0; t < tokens; t += block_tokens) Raw::decode(tile_of(slot + t), out + static_cast<std::int64_t>(t) * Raw::channels);
+  }
+};
+
+}  // namespace pith

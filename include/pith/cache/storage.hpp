@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+// The memory of one cache: the arena cut into raw blocks, chunk buffers, side arrays and pages, and the states that describe them.
+//
+//   arena  | raw blocks | chunk buffers | positions | liveness bits | biases | pages ... |
+//
+// Everything is obtained at set-up. A sequence takes a raw block for each (layer, KV head) when it is opened and pages as tokens arrive.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <new>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "pith/cache/raw_segments.hpp"
+#include "pith/cache/sequence.hpp"
+#include "pith/page/arena.hpp"
+#include "pith/page/pool.hpp"
+#include "pith/page/table.hpp"
+
+namespace pith {
+
+struct cache_shape {
+  int layers = 1;
+  int kv_heads = 1;
+  int query_heads = 1;
+  std::int64_t bytes = 0;       // of the arena: everything a sequence stores comes from it
+  int max_sequences = 1;
+  std::int64_t max_tokens = 0;  // slots of a sequence; needed for side arrays; 0: as many as the pages hold
+  int max_chunk = 128;          // most tokens of one prefill()
+};
+
+template <class Recipe>
+struct cache_storage {
+  using page = typename Recipe::page;
+  using segments = raw_segments<Recipe>;
+
+  cache_shape shape;
+  std::optional<heap_arena> owned;
+  std::optional<block_pool> raw_pool, page_pool;
+  std::optional<run_store> runs;
+  std::byte* chunks = nullptr;
+  std::int64_t* position = nullptr;     // [sequence][slot]
+  std::uint64_t* live_bits = nullptr;   // [sequence][layer][head][slot / 64]
+  float* biases = nullptr;              // [sequence][layer][head][slot]
+  std::unique_ptr<sequence_state[]> sequences;
+  std::unique_ptr<layer_state[]> layers;   // [sequence][layer]
+  std::unique_ptr<table[]> tables;         // [sequence][layer][head]
+  std::unique_ptr<block_id[]> raw_blocks;  // [sequence][layer][head]
+
+  std::int64_t heads_total() const { return static_cast<std::int64_t>(shape.layers) * shape.kv_heads; }
+  std::int64_t chunk_tiles() const { return divide_up(shape.max_chunk, block_tokens); }
+  std::int64_t chunk_head_bytes() const { return chunk_tiles() * (segments::key_tile::bytes + segments::value_tile::bytes); }
+  std::int64_t live_words() const { return divide_up(shape.max_tokens, 64); }
+
+  // Bytes that every open sequence holds beside its blocks.
+  std::int64_t sequence_bytes() const {
+    std::int64_t bytes = shape.kv_heads * chunk_head_bytes() + static_cast<std::int64_t>(sizeof(sequence_state)) +
+                         shape.layers * static_cast<std::int64_t>(sizeof(layer_state)) + heads_total() * static_cast<std::int64_t>(sizeof(table) + sizeof(block_id));
+    if (Recipe::has_positions) bytes += 8 * shape.max_tokens;
+    if (Recipe::has_liveness) bytes += 8 * heads_total() * live_words();
+    if (Recipe::has_bias) bytes += 4 * heads_total() * shape.max_tokens;
+    return bytes;
+  }
+
+  // errors  shape_mismatch     a count that is not positive, or query heads that are no multiple of the KV heads, or side arrays without max_tokens
+  //         capacity_exceeded  the bytes do not hold the sequences and one page for each of their heads; `at` is what is missing
+  //         out_of_memory
+  status set_up(cache_shape const& wanted, std::span<std::byte> memory) {
+    shape = wanted;
+    if (shape.layers <= 0 || shape.kv_heads <= 0 || shape.max_sequences <= 0 || shape.max_chunk < 0 || shape.max_tokens < 0) return {errc::shape_mismatch, shape.layers};
+    if (shape.query_heads <= 0 || shape.query_heads % shape.kv_heads != 0) return {errc::shape_mismatch, shape.query_heads};
+    if ((Recipe::has_positions || Recipe::has_liveness || Recipe::has_bias) && shape.max_tokens == 0) return {errc::shape_mismatch, shape.max_tokens};
+    if (memory.data() == nullptr) {
+      auto made = heap_arena::make(shape.bytes);
+      if (!made) return made.error();
+      owned.emplace(std::move(made).value());
+      memory = {owned->data(), static_cast<std::size_t>(owned->bytes())};
+    }
+    auto const borrowed = borrowed_arena::make(memory);
+    if (!borrowed) return borrowed.error();
+    arena_cursor cursor(borrowed.value());
+
+    std::int64_t const all_heads = heads_total() * shape.max_sequences;
+    auto const carve = [&](std::int64_t bytes, auto*& to) -> status {
+      auto part = cursor.carve(bytes, 64);
+      if (!part) return {errc::capacity_exceeded, bytes - cursor.remaining_bytes()};
+      to = reinterpret_cast<std::remove_reference_t<decltype(to)>>(part.value());
+      return {};
+    };
+    std::byte* raw_memory = nullptr;
+    if (status s = carve(all_heads * segments::bytes, raw_memory); !s) return s;
+    if (status s = carve(shape.max_sequences * shape.kv_heads * chunk_head_bytes(), chunks); !s) return s;
+    if (Recipe::has_positions)
+      if (status s = carve(8 * shape.max_tokens * shape.max_sequences, position); !s) return s;
+    if (Recipe::has_liveness)
+      if (status s = carve(8 * live_words() * all_heads, live_bits); !s) return s;
+    if (Recipe::has_bias)
+      if (status s = carve(4 * shape.max_tokens * all_heads, biases); !s) return s;
+    std::int64_t const blocks = (cursor.remaining_bytes() - 64) / page::bytes;
+    std::byte* page_memory = nullptr;
+    if (blocks < heads_total()) return {errc::capacity_exceeded, heads_total() * page::bytes - cursor.remaining_bytes() + 64};
+    if (status s = carve(blocks * page::bytes, page_memory); !s) return s;
+
+    auto raw_made = block_pool::make(raw_memory, segments::bytes, all_heads);
+    auto pages_made = block_pool::make(page_memory, page::bytes, blocks);
+    auto runs_made = run_store::make(blocks / 4 + 2 * all_heads + 8);
+    if (!raw_made) return raw_made.error();
+    if (!pages_made) return pages_made.error();
+    if (!runs_made) return runs_made.error();
+    raw_pool.emplace(std::move(raw_made).value());
+    page_pool.emplace(std::move(pages_made).value());
+    runs.emplace(std::move(runs_made).value());
+
+    auto const count = static_cast<std::size_t>(shape.max_sequences);
+    sequences.reset(new (std::nothrow) sequence_state[count]);
+    layers.reset(new (std::nothrow) layer_state[count * static_cast<std::size_t>(shape.layers)]);
+    tables.reset(new (std::nothrow) table[static_cast<std::size_t>(all_heads)]);
+    raw_blocks.reset(new (std::nothrow) block_id[static_cast<std::size_t>(all_heads)]);
+    if (!sequences || !layers || !tables || !raw_blocks) return {errc::out_of_memory, all_heads};
+    return {};
+  }
+
+  layer_state& layer(std::int64_t sequence, int at) const { return layers[sequence * shape.layers + at]; }
+  std::int64_t head_index(std::int64_t sequence, int at, int head) const { return (sequence * shape.layers + at) * shape.kv_heads + head; }
+  table& table_of(std::int64_t sequence, int at, int head) const { return tables[head_index(sequence, at, head)]; }
+  std::byte* raw_block(std::int64_t sequence, int at, int head) const { return raw_pool->address(raw_blocks[head_index(sequence, at, head)]); }
+  std::byte* chunk_keys(std::int64_t sequence, int head) const { return chunks + (sequence * shape.kv_heads + head) * chunk_head_bytes(); }
+  std::byte* chunk_values(std::int64_t sequence, int head) const { return chunk_keys(sequence, head) + chunk_tiles() * segments::key_tile::bytes; }
+  std::int64_t* positions_of(std::int64_t sequence) const { return position + sequence * shape.max_tokens; }
+  std::uint64_t* live_of(std::int64_t sequence, int at, int head) const { return live_bits + head_index(sequence, at, head) * live_words(); }
+  float* biases_of(std::int64_t sequence, int at, int head) const { return biases + head_index(sequence, at, head) * shape.max_tokens; }
+};
+
+}  // namespace pith

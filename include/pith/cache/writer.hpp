@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+// How tokens get into a sequence and out of it again: checks, reservation, raw rows, sealing, cutting. The base of cache<Recipe>.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+
+#include "pith/cache/segment_source.hpp"
+#include "pith/page/query_rows.hpp"
+
+namespace pith {
+
+template <class T>
+using const_view = tensor_view<std::remove_const_t<T> const, 3>;
+
+template <class Recipe>
+class cache_writer {
+ protected:
+  using storage = cache_storage<Recipe>;
+  using segments = raw_segments<Recipe>;
+  using page = typename Recipe::page;
+
+  storage store_;
+  std::uint32_t id_ = next_id();
+
+  cache_writer() = default;
+  cache_writer(cache_writer&&) noexcept = default;
+
+  sequence handle(std::int64_t index) const { return {id_, static_cast<std::uint32_t>(index), store_.sequences[index].generation}; }
+
+  status check(sequence of) const {
+    if (of.cache != id_ || of.index >= static_cast<std::uint32_t>(store_.shape.max_sequences)) return {errc::stale_handle, of.index};
+    sequence_state const& state = store_.sequences[of.index];
+    if (!state.open || state.generation != of.generation) return {errc::stale_handle, of.index};
+    return {};
+  }
+  status check_layer(sequence of, int layer) const {
+    if (status const ok = check(of); !ok) return ok;
+    if (layer < 0 || layer >= store_.shape.layers) return {errc::out_of_range, layer};
+    return {};
+  }
+  status check_head(sequence of, int layer, int head) const {
+    if (status const ok = check_layer(of, layer); !ok) return ok;
+    if (head < 0 || head >= store_.shape.kv_heads) return {errc::out_of_range, head};
+    return {};
+  }
+
+  template <class K, class V>
+  status check_chunk(sequence of, int layer, tensor_view<K, 3> k, tensor_view<V, 3> v, std::span<std::int64_t const> at) const {
+    if (status const ok = check_layer(of, layer); !ok) return ok;
+    if (k.extent[0] < 0 || k.extent[0] != v.extent[0]) return {errc::shape_mismatch, v.extent[0]};
+    if (k.extent[1] != store_.shape.kv_heads || v.extent[1] != store_.shape.kv_heads) return {errc::shape_mismatch, k.extent[1]};
+    if (k.extent[2] != Recipe::key_channels) return {errc::shape_mismatch, k.extent[2]};
+    if (v.extent[2] != Recipe::value_channels) return {errc::shape_mismatch, v.extent[2]};
+    layer_state const& state = store_.layer(of.index, layer);
+    if (store_.shape.max_tokens > 0 && state.slots + k.extent[0] > store_.shape.max_tokens) return {errc::capacity_exceeded, store_.shape.max_tokens};
+    if constexpr (Recipe::has_positions) {
+      if (!at.empty() && static_cast<std::int64_t>(at.size()) != k.extent[0]) return {errc::shape_mismatch, static_cast<std::int64_t>(at.size())};
+      std::int64_t before = state.slots > 0 ? store_.positions_of(of.index)[state.slots - 1] : -1;
+      for (std::size_t i = 0; i < at.size(); ++i) {
+        if (at[i] <= before) return {errc::out_of_range, static_cast<std::int64_t>(i)};
+        before = at[i];
+      }
+    } else if (!at.empty()) {
+      return {errc::unsupported, static_cast<std::int64_t>(at.size())};
+    }
+    if constexpr (Recipe::nan == nan_policy::reject)
+      for (std::int64_t t = 0; t < k.extent[0]; ++t)
+        if (!row_is_finite(k, t) || !row_is_finite(v, t)) return {errc::not_finite, t};
+    return {};
+  }
+
+  template <class T>
+  static bool row_is_finite(tensor_view<T, 3> x, std::int64_t token) {
+    for (std::int64_t h = 0; h < x.extent[1]; ++h)
+      for (std::int64_t c = 0; c < x.extent[2]; ++c)
+        if (!is_finite(to_float(x(token, h, c)))) return false;
+    return true;
+  }
+
+  // The number of channel c of a row as it is stored raw.
+  template <class T>
+  static auto number(tensor_view<T, 3> x, std::int64_t token, std::int64_t head) {
+    return [first = &x(token, head, 0), step = x.stride[2]](int c) {
+      using scalar = std::remove_const_t<T>;
+      float const value = to_float(first[c * step]);
+      if constexpr (Recipe::nan == nan_policy::saturate)  // +-65504: a score with it is still finite
+        if (!is_finite(value)) return from_float<bf16>(is_nan(value) ? 0.0f : value > 0 ? largest<f16> : -largest<f16>);
+      if constexpr (std::is_same_v<scalar, bf16>)
+        return first[c * step];
+      else
+        return from_float<bf16>(value);
+    };
+  }
+
+  // One raw block for each (layer, KV head) of a sequence, or none.
+  status take_raw_blocks(std::int64_t index) {
+    auto const count = static_cast<std::size_t>(store_.heads_total());
+    return store_.raw_pool->allocate_many({store_.raw_blocks.get() + index * store_.heads_total(), count});
+  }
+
+  static std::int64_t sealed_after(std::int64_t sealed, std::int64_t staged_end, int last) {
+    return std::max(sealed, (staged_end - last) / page::tile_tokens * page::tile_tokens);
+  }
+
+  // Makes sure that `count` more tokens of a layer can be stored: pages for every head, and a page of its own to write into where a fork
+  // shares the last one. All or nothing.
+  status reserve(std::int64_t index, int layer, std::int64_t count) {
+    layer_state const& state = store_.layer(index, layer);
+    std::int64_t const end = state.slots + count - Recipe::first_tokens;
+    std::int64_t const sealed = std::max(state.sealed_keys, state.sealed_values);
+    std::int64_t const will_be = std::max(sealed_after(state.sealed_keys, end, Recipe::last_keys), sealed_after(state.sealed_values, end, Recipe::last_values));
+    std::int64_t const writes_from = std::min(state.sealed_keys, state.sealed_values) / page::tokens;  // the first page that will be written
+    std::int64_t const pages_before = divide_up(sealed, page::tokens), pages_after = divide_up(will_be, page::tokens);
+    bool const seals = will_be > sealed || sealed_after(state.sealed_keys, end, Recipe::last_keys) > state.sealed_keys ||
+                       sealed_after(state.sealed_values, end, Recipe::last_values) > state.sealed_values;
+    if (!seals) return {};
+    for (int h = 0; h < store_.shape.kv_heads; ++h) {
+      status ok;
+      for (std::int64_t p = writes_from; ok && p < pages_before; ++p) ok = own_page(store_.table_of(index, layer, h), p);
+      while (ok && pages_after > store_.table_of(index, layer, h).pages) ok = add_page(store_.table_of(index, layer, h));
+      if (ok) continue;
+      for (int back = 0; back <= h; ++back) store_.runs->truncate(store_.table_of(index, layer, back), *store_.page_pool, pages_before);
+      return {errc::capacity_exceeded, (pages_after - pages_before) * store_.shape.kv_heads};
+    }
+    return {};
+  }
+
+  status add_page(table& to) {
+    block_id const hint = to.pages > 0 ? store_.runs->block(to, to.pages - 1) : no_block;
+    auto const block = store_.page_pool->allocate(hint);
+    if (!block) return block.error();
+    status const ok = store_.runs->append(to, *store_.page_pool, block.value());
+    if (!ok) static_cast<void>(store_.page_pool->release(block.value()));
+    return ok;
+  }
+
+  // Copies page p and those after it if a fork shares them. The copy is complete before the shared page is let go.
+  status own_page(table& of, std::int64_t p) {
+    if (store_.runs->is_exclusive(of, p)) return {};
+    table copy = store_.runs->fork(of);
+    store_.runs->truncate(copy, *store_.page_pool, p);
+    for (std::int64_t at = p; at < of.pages; ++at) {
+      block_id const shared = store_.runs->block(of, at);
+      status const ok = add_page(copy);
+      if (!ok) {
+        store_.runs->clear(copy, *store_.page_pool);
+        return ok;
+      }
+      if (shared != no_block)
+        std::memcpy(store_.page_pool->address(store_.runs->block(copy, at)), store_.page_pool->address(shared), static_cast<std::size_t>(page::bytes));
+      else
+        static_cast<void>(store_.runs->drop(copy, *store_.page_pool, at));
+    }
+    store_.runs->clear(of, *store_.page_pool);
+    of = copy;
+    return {};
+  }
+
+  // After reserve(): cannot fail.
+  template <class K, class V>
+  void write(std::int64_t index, int layer, tensor_view<K, 3> k, tensor_view<V, 3> v, std::span<std::int64_t const> at) {
+    layer_state& state = store_.layer(index, layer);
+    for (std::int64_t t = 0; t < k.extent[0]; ++t) {
+      for (int h = 0; h < store_.shape.kv_heads; ++h) {
+        segments::set(store_.raw_block(index, layer, h), state.slots, number(k, t, h), number(v, t, h));
+        reset_side(index, layer, h, state.slots);
+      }
+      if constexpr (Recipe::has_positions)
+        store_.positions_of(index)[state.slots] = !at.empty() ? at[static_cast<std::size_t>(t)] : state.slots == 0 ? 0 : store_.positions_of(index)[state.slots - 1] + 1;
+      ++state.slots;
+      ++state.tokens;
+      std::int64_t const end = state.slots - Recipe::first_tokens;
+      if (end - state.sealed_keys >= Recipe::last_keys + page::tile_tokens) {
+        for (int h = 0; h < store_.shape.kv_heads; ++h) seal_keys(index, layer, h, state.sealed_keys);
+        state.sealed_keys += page::tile_tokens;
+      }
+      if (end - state.sealed_values >= Recipe::last_values + page::tile_tokens) {
+        for (int h = 0; h < store_.shape.kv_heads; ++h) seal_values(index, layer, h, state.sealed_values);
+        state.sealed_values += page::tile_tokens;
+      }
+    }
+  }
+
+  std::byte* page_of(std::int64_t index, int layer, int head, std::int64_t slot) const {
+    return store_.page_pool->address(store_.runs->block(store_.table_of(index, layer, head), slot / page::tokens));
+  }
+  void seal_keys(std::int64_t index, int layer, int head, std::int64_t slot) {
+    using tile = typename page::key_tile;
+    std::byte* const raw = store_.raw_block(index, layer, head);
+    alignas(64) float rows[tile::tokens * tile::channels];
+    for (std::int64_t s = slot; s < slot + page::tile_tokens; s += tile::tokens) {
+      segments::template rows<typename segments::key_tile>([&](std::int64_t at) { return segments::key_tile_of(raw, at); }, s, tile::tokens, rows);
+      tile::encode(rows, page_of(index, layer, head, s) + page::key_tile_at(static_cast<int>(s % page::tokens)));
+    }
+  }
+  void seal_values(std::int64_t index, int layer, int head, std::int64_t slot) {
+    using tile = typename page::value_tile;
+    std::byte* const raw = store_.raw_block(index, layer, head);
+    alignas(64) float rows[tile::tokens * tile::channels];
+    for (std::int64_t s = slot; s < slot + page::tile_tokens; s += tile::tokens) {
+      segments::template rows<typename segments::value_tile>([&](std::int64_t at) { return segments::value_tile_of(raw, at); }, s, tile::tokens, rows);
+      tile::encode(rows, page_of(index, layer, head, s) + page::value_tile_at(static_cast<int>(s % page::tokens)));
+    }
+  }
+
+  // A new slot lives and has no bias.
+  void reset_side(std::int64_t index, int layer, int head, std::int64_t slot) {
+    if constexpr (Recipe::has_liveness) store_.live_of(index, layer, head)[slot / 64] |= std::uint64_t{1} << (slot % 64);
+    if constexpr (Recipe::has_bias) store_.biases_of(index, layer, head)[slot] = 0;
+  }
+
+  // Keeps the first `tokens` tokens of a layer; false if it would need one more hole than there is room for.
+  static bool cut_state(layer_state& state, std::int64_t tokens) {
+    if (tokens >= state.tokens) return true;
+    std::int64_t const slots = tokens == 0 ? 0 : state.slot_of(tokens - 1) + 1;
+    while (state.hole_count > 0 && state.holes[state.hole_count - 1].begin >= slots) --state.hole_count;
+    state.tokens = tokens;
+    state.slots = slots;
+    std::int64_t const end = std::max<std::int64_t>(0, slots - Recipe::first_tokens);
+    if (end >= std::max(state.sealed_keys, state.sealed_values)) return true;
+    std::int64_t const boundary = round_up(end, page::tile_tokens);
+    state.sealed_keys = std::min(state.sealed_keys, boundary);
+    state.sealed_values = std::min(state.sealed_values, boundary);
+    if (boundary == end) return true;
+    if (state.hole_count == layer_state::max_holes) return false;
+    state.slots = Recipe::first_tokens + boundary;
+    state.holes[state.hole_count++] = {slots, state.slots};
+    return true;
+  }
+
+  // A dead slot that is still staged repeats the last living row, so that it widens no group when its tile is sealed.
+  void repeat_row(std::int64_t index, int layer, int head, std::int64_t slot, std::int64_t from) {
+    layer_state const& state = store_.layer(index, layer);
+    std::byte* const raw = store_.raw_block(index, layer, head);
+    std::int64_t const to_slot = slot - Recipe::first_tokens, from_slot = from - Recipe::first_tokens;
+    auto const copy = [&]<class Tile>(std::byte* (*tile_of)(std::byte*, std::int64_t), std::int64_t sealed, Tile) {
+      if (to_slot < sealed || from_slot < sealed) return;
+      std::byte const* const source = tile_of(raw, from_slot);
+      segments::template set_row<Tile>(tile_of(raw, to_slot), static_cast<int>(to_slot % block_tokens),
+                                       [&](int c) { return from_float<bf16>(Tile::get(source, static_cast<int>(from_slot % block_tokens), c)); });
+    };
+    copy(&segments::key_tile_of, state.sealed_keys, typename segments::key_tile{});
+    copy(&segments::value_tile_of, state.sealed_values, typename segments::value_tile{});
+  }
+
+  void drop_if_dead(std::int64_t index, int layer, int head, std::int64_t at) {
+    layer_state const& state = store_.layer(index, layer);
+    std::int64_t const begin = Recipe::first_tokens + at * page::tokens, end = begin + page::tokens;
+    if (at < 0 || (at + 1) * page::tokens > std::min(state.sealed_keys, state.sealed_values)) return;
+    std::uint64_t const* const live = store_.live_of(index, layer, head);
+    for (std::int64_t slot = begin; slot < end; ++slot) {
+      bool hole = false;
+      for (int i = 0; i < state.hole_count; ++i) hole = hole || (slot >= state.holes[i].begin && slot < state.holes[i].end);
+      if (!hole && (live[slot / 64] >> (slot % 64) & 1u) != 0) return;
+    }
+    static_cast<void>(store_.runs->drop(store_.table_of(index, layer, head), *store_.page_pool, at));  // a fork may keep it: masked all the same
+  }
+
+ private:
+  static std::uint32_t next_id() {
+    static std::atomic<std::uint32_t> last{0};
+    return ++last;
+  }
+};
+
+}  // namespace pith
