@@ -10,7 +10,7 @@
 //
 // bytes   codes of 32-token blocks (word_layout), then scales, then zeros (Scale, or u8 for zero::integer), padded to 64 bytes;
 //         parameters of per_token lie [channel group][token], of per_channel [token group][channel]
-// error   s/2 inside the group's range, else the distance to its end (rounding of s or m, saturation of Scale)
+// error   s/2 inside the group's range, else the distance to its end (rounding of s or m, saturation of Scale, numbers beyond 2^125)
 // nan     saturate: infinities become the group's largest finite numbers, NaN becomes 0 (or the nearest end); neither widens the range
 // from    Liu et al., KIVI, 2024 (zero::real, f16); differs: reciprocal of the stored scale, constant groups are exact
 #pragma once
@@ -125,6 +125,7 @@ struct integer_tile {
 
   static constexpr int step = along_tokens ? Channels : 1;  // elements between neighbours of a group
   static constexpr float tiny = 0x1p-100f;                  // ranges below are zero: 1/s stays finite and no subnormal matters
+  static constexpr float huge = 0x1p125f;                   // numbers beyond are cut to it: what is decoded stays finite
 
   PITH_HD static constexpr parameters fit(float const* first) noexcept {
     float smallest = 0, largest_seen = 0;
@@ -136,6 +137,8 @@ struct integer_tile {
       largest_seen = !any || x > largest_seen ? x : largest_seen;
       any = true;
     }
+    smallest = clamp(smallest, -huge, huge);
+    largest_seen = clamp(largest_seen, -huge, huge);
     parameters p{};
     p.smallest = smallest;
     p.largest = largest_seen;

@@ -22,8 +22,7 @@ struct transformed_tile {
 
   PITH_HD static void encode(float const* rows, std::byte* out) noexcept {
     float buffer[tokens * channels];
-    for (int i = 0; i < tokens * channels; ++i)  // a number that is not finite would spread over its whole row
-      buffer[i] = is_finite(rows[i]) || nan == nan_policy::propagate ? rows[i] : 0.0f;
+    for (int i = 0; i < tokens * channels; ++i) buffer[i] = admitted(rows[i]);
     for (int token = 0; token < tokens; ++token) Transform::template apply<channels>(buffer + token * channels);
     settle(buffer);
     Inner::encode(buffer, out);
@@ -35,18 +34,29 @@ struct transformed_tile {
   // An orthogonal map keeps the length of the error vector, so the row's length bounds each of its elements.
   PITH_HD static void error_bound(float const* rows, float* bound) noexcept {
     float buffer[tokens * channels];
-    for (int i = 0; i < tokens * channels; ++i) buffer[i] = rows[i];
+    for (int i = 0; i < tokens * channels; ++i) buffer[i] = admitted(rows[i]);
     for (int token = 0; token < tokens; ++token) Transform::template apply<channels>(buffer + token * channels);
     Inner::error_bound(buffer, bound);
     for (int token = 0; token < tokens; ++token) {
       double squares = 0, size = 0;
       for (int c = 0; c < channels; ++c) {
-        double const b = bound[token * channels + c], x = rows[token * channels + c];
+        double const b = bound[token * channels + c], x = admitted(rows[token * channels + c]);
         squares += b * b;
         size += x * x;
       }
-      for (int c = 0; c < channels; ++c) bound[token * channels + c] = static_cast<float>(__builtin_sqrt(squares) + 0x1p-20 * __builtin_sqrt(size));
+      float const shared = static_cast<float>(__builtin_sqrt(squares) + 0x1p-20 * __builtin_sqrt(size));
+      for (int c = 0; c < channels; ++c) {
+        float const x = rows[token * channels + c], cut = x - admitted(x);
+        bound[token * channels + c] = is_finite(shared) ? shared + (cut < 0 ? -cut : cut) : bits_float(0x7f800000u);
+      }
     }
+  }
+
+  // Under saturation: a number that is not finite would spread over its whole row and counts as zero; large ones are cut to 2^115, so that
+  // no sum of a transform overflows.
+  PITH_HD static constexpr float admitted(float x) noexcept {
+    if (nan == nan_policy::propagate) return x;
+    return is_finite(x) ? clamp(x, -0x1p115f, 0x1p115f) : 0.0f;
   }
 
   PITH_HD static void transform_query(float* query) noexcept {

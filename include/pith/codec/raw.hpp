@@ -4,7 +4,7 @@
 //   x -> T(x), round to nearest, ties to even;   T = bf16, f16 or f32
 //
 // layout  word_layout<16 or 32>: a 32-bit word holds two channels of one token (keys) or two tokens of one channel (values)
-// error   bf16 2^-8 |x|, f16 2^-11 |x| (at least 2^-25; beyond 65504 infinity), f32 none
+// error   bf16 2^-8 |x| (at least 2^-134), f16 2^-11 |x| (at least 2^-25), f32 none; infinite where x rounds to infinity (f16: from 65520)
 // nan     propagate
 #pragma once
 
@@ -55,10 +55,12 @@ struct raw_tile {
   PITH_HD static constexpr void error_bound(float const* rows, float* bound) noexcept {
     for (int i = 0; i < Tokens * Channels; ++i) {
       float const size = rows[i] < 0 ? -rows[i] : rows[i];
-      if constexpr (std::is_same_v<T, bf16>)
+      if (!is_finite(to_float(from_float<T>(rows[i]))))
+        bound[i] = bits_float(0x7f800000u);
+      else if constexpr (std::is_same_v<T, bf16>)
         bound[i] = size * 0x1p-8f + 0x1p-134f;
       else if constexpr (std::is_same_v<T, f16>)
-        bound[i] = size < largest<f16> ? size * 0x1p-11f + 0x1p-25f : size;
+        bound[i] = size * 0x1p-11f + 0x1p-25f;
       else
         bound[i] = 0;
     }
