@@ -6,6 +6,7 @@
 #   bench/run.sh --json FILE --filter T  all of them, each with these arguments
 #   bench/run.sh attention [argument]    one of them, with arguments
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")/.."
 . cmake/packages.sh
 install_packages
@@ -23,5 +24,5 @@ if [ ${#names[@]} -eq 0 ]; then
 fi
 cmake --build "$build" -j "${PITH_JOBS:-$(nproc)}" --target "${names[@]/#/pith_bench_}"
 for name in "${names[@]}"; do
-  "$build/bench/$name" "$@"
+  (cd "$here" && "$build/bench/$name" "$@")  # file names are relative to the caller
 done

@@ -6,6 +6,7 @@
 #   examples/run.sh 01_hello [argument]   one of them, with arguments
 #   examples/run.sh [--option ...]        all of them, each with these arguments
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")/.."
 . cmake/packages.sh
 install_packages
@@ -25,5 +26,5 @@ cmake --build "$build" -j "${PITH_JOBS:-$(nproc)}" --target "${names[@]/#/pith_e
 for name in "${names[@]}"; do
   echo
   echo "=== $name"
-  "$build/examples/$name" "$@"
+  (cd "$here" && "$build/examples/$name" "$@")  # file names are relative to the caller
 done
