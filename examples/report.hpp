@@ -83,7 +83,8 @@ inline std::string to_json(report const& r) {
   return out.dump(2) + "\n";
 }
 
-// Bits per value against the change of the loss. The change has a root scale: small and large ones stay apart on one page.
+// Bits per value against the change of the loss. The change has a root scale, so that small and large ones stay apart on one page; a change
+// below zero is drawn at zero.
 inline std::string scatter_svg(report const& r) {
   constexpr double width = 760, height = 420, left = 70, right = 150, top = 20, bottom = 50;
   double most_bits = 1, most_change = 1e-4;
@@ -105,8 +106,12 @@ inline std::string scatter_svg(report const& r) {
                       height - 10);
   out += detail::text("<text transform=\"translate(14 %g) rotate(-90)\" text-anchor=\"middle\">change of held-out bits per byte</text>\n", (height - bottom) / 2);
 
-  std::vector<report_row> rows = r.rows;  // labels go from the top down and give way downwards
-  std::sort(rows.begin(), rows.end(), [](report_row const& a, report_row const& b) { return a.bits_per_byte_change > b.bits_per_byte_change; });
+  // Labels give way towards the middle: those of the lower half move up, from the lowest on; those of the upper half move down.
+  std::vector<report_row> rows = r.rows;
+  constexpr double middle = (top + height - bottom) / 2;
+  auto const low = std::partition(rows.begin(), rows.end(), [&](report_row const& row) { return y(row.bits_per_byte_change) > middle; });
+  std::sort(rows.begin(), low, [](report_row const& a, report_row const& b) { return a.bits_per_byte_change < b.bits_per_byte_change; });
+  std::sort(low, rows.end(), [](report_row const& a, report_row const& b) { return a.bits_per_byte_change > b.bits_per_byte_change; });
   std::vector<std::pair<double, double>> placed;
   for (report_row const& row : rows) {
     double const px = x(row.bits_per_value), py = y(row.bits_per_byte_change);
@@ -114,7 +119,7 @@ inline std::string scatter_svg(report const& r) {
     for (bool moved = true; moved;) {
       moved = false;
       for (auto const& [ox, oy] : placed)
-        if (std::abs(ox - px) < 150 && std::abs(oy - label) < 12) label = oy - 12, moved = true;
+        if (std::abs(ox - px) < 150 && std::abs(oy - label) < 11.5) label = py > middle ? oy - 12 : oy + 12, moved = true;
     }
     placed.emplace_back(px, label);
     out += detail::text("<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\"/>", px, py);
