@@ -74,7 +74,7 @@ class cache : cache_writer<Recipe> {
         std::int64_t const slots = store_.layer(source, l).slots;
         if constexpr (Recipe::has_liveness) std::copy_n(store_.live_of(source, l, h), divide_up(slots, 64), store_.live_of(to, l, h));
         if constexpr (Recipe::has_bias) std::copy_n(store_.biases_of(source, l, h), slots, store_.biases_of(to, l, h));
-        if constexpr (Recipe::has_positions) std::copy_n(store_.positions_of(source), slots, store_.positions_of(to));
+        if constexpr (Recipe::has_positions) std::copy_n(store_.positions_of(source, l), slots, store_.positions_of(to, l));
       }
     }
     return made;
@@ -155,6 +155,7 @@ class cache : cache_writer<Recipe> {
       for (int i = 0; i < state.hole_count; ++i) dead += state.holes[i].end - state.holes[i].begin;
       done.dead_slots = std::max(done.dead_slots, dead);
       std::int64_t const sealed = std::max(state.sealed_keys, state.sealed_values);
+      for (std::int64_t slot = kept; slot < state.slots; ++slot) this->repeat_position(of.index, l, slot, kept - 1);
       for (int h = 0; h < store_.shape.kv_heads; ++h) {
         store_.runs->truncate(store_.table_of(of.index, l, h), *store_.page_pool, divide_up(sealed, page::tokens));
         for (std::int64_t slot = kept; slot < state.slots; ++slot) this->repeat_row(of.index, l, h, slot, kept - 1);
@@ -240,12 +241,14 @@ class cache : cache_writer<Recipe> {
   struct visible_slots {
     storage const& store;
     layer_state const& state;
-    std::int64_t sequence, queries, chunk, window;
+    std::int64_t sequence;
+    int layer;
+    std::int64_t queries, chunk, window;
     std::span<std::int64_t const> chunk_positions;
 
     std::int64_t position(std::int64_t slot) const {
-      if (slot < state.slots) return store.positions_of(sequence)[slot];
-      std::int64_t const before = state.slots > 0 ? store.positions_of(sequence)[state.slots - 1] : -1;
+      if (slot < state.slots) return store.positions_of(sequence, layer)[slot];
+      std::int64_t const before = state.slots > 0 ? store.positions_of(sequence, layer)[state.slots - 1] : -1;
       return chunk_positions.empty() ? before + 1 + (slot - state.slots) : chunk_positions[static_cast<std::size_t>(slot - state.slots)];
     }
     std::int64_t slot_of(std::int64_t token) const { return token < state.tokens ? state.slot_of(token) : state.slots + (token - state.tokens); }
@@ -272,7 +275,7 @@ class cache : cache_writer<Recipe> {
   template <class Q, class O, class Executor>
   void attend_heads(std::int64_t index, int layer, std::int64_t chunk, std::span<std::int64_t const> at, tensor_view<Q const, 3> q, tensor_view<O, 3> out,
                     attention_options const& options, Executor&& run) const {
-    visible_slots const slots{store_, store_.layer(index, layer), index, q.extent[0], chunk, options.window, at};
+    visible_slots const slots{store_, store_.layer(index, layer), index, layer, q.extent[0], chunk, options.window, at};
     run.for_each(store_.shape.kv_heads, [&](std::int64_t head) {
       query_rows<Q, O> const rows{.q = q,
                                   .out = out,

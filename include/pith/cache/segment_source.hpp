@@ -39,11 +39,12 @@ struct segment_source {
   std::uint64_t const* live() const { return Recipe::has_liveness ? store.live_of(sequence, layer, head) : nullptr; }
   float const* bias() const { return Recipe::has_bias ? store.biases_of(sequence, layer, head) : nullptr; }
 
+  // Newest first, runs and pages alike: the order, and so every rounding, does not depend on where forks have cut the runs.
   template <class F>
   void for_each_page(F f) const {
     std::int64_t const sealed = std::max(state().sealed_keys, state().sealed_values);
     store.runs->for_each_run(store.table_of(sequence, layer, head), [&](std::int64_t first_page, std::span<block_id const> ids) {
-      for (std::size_t i = 0; i < ids.size(); ++i) {
+      for (std::size_t i = ids.size(); i-- > 0;) {
         std::int64_t const base = (first_page + static_cast<std::int64_t>(i)) * page::tokens;
         if (ids[i] != no_block && base < sealed) f(base, store.page_pool->address(ids[i]));
       }

@@ -41,7 +41,7 @@ struct cache_storage {
   std::optional<block_pool> raw_pool, page_pool;
   std::optional<run_store> runs;
   std::byte* chunks = nullptr;
-  std::int64_t* position = nullptr;     // [sequence][slot]
+  std::int64_t* position = nullptr;     // [sequence][layer][slot]
   std::uint64_t* live_bits = nullptr;   // [sequence][layer][head][slot / 64]
   float* biases = nullptr;              // [sequence][layer][head][slot]
   std::unique_ptr<sequence_state[]> sequences;
@@ -58,7 +58,7 @@ struct cache_storage {
   std::int64_t sequence_bytes() const {
     std::int64_t bytes = shape.kv_heads * chunk_head_bytes() + static_cast<std::int64_t>(sizeof(sequence_state)) +
                          shape.layers * static_cast<std::int64_t>(sizeof(layer_state)) + heads_total() * static_cast<std::int64_t>(sizeof(table) + sizeof(block_id));
-    if (Recipe::has_positions) bytes += 8 * shape.max_tokens;
+    if (Recipe::has_positions) bytes += 8 * shape.layers * shape.max_tokens;
     if (Recipe::has_liveness) bytes += 8 * heads_total() * live_words();
     if (Recipe::has_bias) bytes += 4 * heads_total() * shape.max_tokens;
     return bytes;
@@ -93,7 +93,7 @@ struct cache_storage {
     if (status s = carve(all_heads * segments::bytes, raw_memory); !s) return s;
     if (status s = carve(shape.max_sequences * shape.kv_heads * chunk_head_bytes(), chunks); !s) return s;
     if (Recipe::has_positions)
-      if (status s = carve(8 * shape.max_tokens * shape.max_sequences, position); !s) return s;
+      if (status s = carve(8 * shape.max_tokens * shape.layers * shape.max_sequences, position); !s) return s;
     if (Recipe::has_liveness)
       if (status s = carve(8 * live_words() * all_heads, live_bits); !s) return s;
     if (Recipe::has_bias)
@@ -128,7 +128,7 @@ struct cache_storage {
   std::byte* raw_block(std::int64_t sequence, int at, int head) const { return raw_pool->address(raw_blocks[head_index(sequence, at, head)]); }
   std::byte* chunk_keys(std::int64_t sequence, int head) const { return chunks + (sequence * shape.kv_heads + head) * chunk_head_bytes(); }
   std::byte* chunk_values(std::int64_t sequence, int head) const { return chunk_keys(sequence, head) + chunk_tiles() * segments::key_tile::bytes; }
-  std::int64_t* positions_of(std::int64_t sequence) const { return position + sequence * shape.max_tokens; }
+  std::int64_t* positions_of(std::int64_t sequence, int at) const { return position + (sequence * shape.layers + at) * shape.max_tokens; }
   std::uint64_t* live_of(std::int64_t sequence, int at, int head) const { return live_bits + head_index(sequence, at, head) * live_words(); }
   float* biases_of(std::int64_t sequence, int at, int head) const { return biases + head_index(sequence, at, head) * shape.max_tokens; }
 };

@@ -56,7 +56,7 @@ class cache_writer {
     if (store_.shape.max_tokens > 0 && state.slots + k.extent[0] > store_.shape.max_tokens) return {errc::capacity_exceeded, store_.shape.max_tokens};
     if constexpr (Recipe::has_positions) {
       if (!at.empty() && static_cast<std::int64_t>(at.size()) != k.extent[0]) return {errc::shape_mismatch, static_cast<std::int64_t>(at.size())};
-      std::int64_t before = state.slots > 0 ? store_.positions_of(of.index)[state.slots - 1] : -1;
+      std::int64_t before = state.slots > 0 ? store_.positions_of(of.index, layer)[state.slots - 1] : -1;
       for (std::size_t i = 0; i < at.size(); ++i) {
         if (at[i] <= before) return {errc::out_of_range, static_cast<std::int64_t>(i)};
         before = at[i];
@@ -135,9 +135,10 @@ class cache_writer {
     return ok;
   }
 
-  // Copies page p and those after it if a fork shares them. The copy is complete before the shared page is let go.
+  // Copies page p and those after it if a fork shares them. The copy is complete before the shared page is let go. A page that eviction
+  // gave back, and that a cut has made one to write into again, gets a block whose slots decode to zero.
   status own_page(table& of, std::int64_t p) {
-    if (store_.runs->is_exclusive(of, p)) return {};
+    if (store_.runs->is_exclusive(of, p) && store_.runs->block(of, p) != no_block) return {};
     table copy = store_.runs->fork(of);
     store_.runs->truncate(copy, *store_.page_pool, p);
     for (std::int64_t at = p; at < of.pages; ++at) {
@@ -147,10 +148,11 @@ class cache_writer {
         store_.runs->clear(copy, *store_.page_pool);
         return ok;
       }
+      std::byte* const to = store_.page_pool->address(store_.runs->block(copy, at));
       if (shared != no_block)
-        std::memcpy(store_.page_pool->address(store_.runs->block(copy, at)), store_.page_pool->address(shared), static_cast<std::size_t>(page::bytes));
+        std::memcpy(to, store_.page_pool->address(shared), static_cast<std::size_t>(page::bytes));
       else
-        static_cast<void>(store_.runs->drop(copy, *store_.page_pool, at));
+        std::memset(to, 0, static_cast<std::size_t>(page::bytes));
     }
     store_.runs->clear(of, *store_.page_pool);
     of = copy;
@@ -167,10 +169,11 @@ class cache_writer {
         reset_side(index, layer, h, state.slots);
       }
       if constexpr (Recipe::has_positions)
-        store_.positions_of(index)[state.slots] = !at.empty() ? at[static_cast<std::size_t>(t)] : state.slots == 0 ? 0 : store_.positions_of(index)[state.slots - 1] + 1;
+        store_.positions_of(index, layer)[state.slots] = !at.empty() ? at[static_cast<std::size_t>(t)] : state.slots == 0 ? 0 : store_.positions_of(index, layer)[state.slots - 1] + 1;
       ++state.slots;
       ++state.tokens;
       std::int64_t const end = state.slots - Recipe::first_tokens;
+      std::int64_t const whole_pages = std::min(state.sealed_keys, state.sealed_values) / page::tokens;
       if (end - state.sealed_keys >= Recipe::last_keys + page::tile_tokens) {
         for (int h = 0; h < store_.shape.kv_heads; ++h) seal_keys(index, layer, h, state.sealed_keys);
         state.sealed_keys += page::tile_tokens;
@@ -179,6 +182,9 @@ class cache_writer {
         for (int h = 0; h < store_.shape.kv_heads; ++h) seal_values(index, layer, h, state.sealed_values);
         state.sealed_values += page::tile_tokens;
       }
+      if constexpr (Recipe::has_liveness)  // its slots may have been evicted while they were raw
+        if (std::min(state.sealed_keys, state.sealed_values) / page::tokens > whole_pages)
+          for (int h = 0; h < store_.shape.kv_heads; ++h) drop_if_dead(index, layer, h, whole_pages);
     }
   }
 
@@ -202,6 +208,11 @@ class cache_writer {
       segments::template rows<typename segments::value_tile>([&](std::int64_t at) { return segments::value_tile_of(raw, at); }, s, tile::tokens, rows);
       tile::encode(rows, page_of(index, layer, head, s) + page::value_tile_at(static_cast<int>(s % page::tokens)));
     }
+  }
+
+  // A dead slot has the position of the last living one before it, so that positions go on from there.
+  void repeat_position(std::int64_t index, int layer, std::int64_t slot, std::int64_t from) {
+    if constexpr (Recipe::has_positions) store_.positions_of(index, layer)[slot] = store_.positions_of(index, layer)[from];
   }
 
   // A new slot lives and has no bias.

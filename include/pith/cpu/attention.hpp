@@ -2,7 +2,7 @@
 // Attention over packed pages on the CPU. No decoded page is ever in memory: codes go from their words into registers, and up to 16 query
 // rows share every page that is read.
 //
-// Order inside one head: pages (oldest first within a run), then what is raw. Values that are stored in a transformed basis are summed in
+// Order inside one head: pages as the source gives them, then what is raw. Values that are stored in a transformed basis are summed in
 // that basis and brought back once, before anything raw is added.
 #pragma once
 
