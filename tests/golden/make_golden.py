@@ -1,0 +1,171 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the golden files: rows in (*.f32) and the bytes that each codec must make of them (*.bin).
+
+An implementation of its own, from the format comments in codec/integer.hpp and codec/word_layout.hpp: numpy for the numbers, one bit at a
+time for the words. Run it after a change of a format only, and say so in the changelog.
+
+    python3 tests/golden/make_golden.py      needs numpy and ml_dtypes
+"""
+import hashlib
+import pathlib
+
+import ml_dtypes
+import numpy as np
+
+FOLDER = pathlib.Path(__file__).parent
+F32 = np.float32
+SCALES = {"f16": np.float16, "bf16": ml_dtypes.bfloat16, "f32": np.float32}
+BLOCK = 32
+
+
+def make_rows(channels, seed):
+    """64 tokens: gaussian, an outlier channel, constants, exact ties, numbers that are not finite."""
+    random = np.random.default_rng(seed)
+    rows = random.standard_normal((64, channels)).astype(F32)
+    rows[:, 7] *= F32(30)
+    rows[:, 9] = F32(0.3)
+    rows[4, :] = F32(-1.25)
+    rows[11, :] = (np.arange(channels) % 31).astype(F32) / F32(2)  # with 15 steps of 1: every half
+    rows[12, :] = 0
+    rows[40, :] *= F32(1e-6)
+    rows[41, :] += F32(1000)
+    rows[17, 3], rows[18, 30], rows[19, 31] = np.nan, np.inf, -np.inf
+    return rows
+
+
+def store(x, scale):
+    """Rounded to the stored type, saturating."""
+    top = float(ml_dtypes.finfo(SCALES[scale]).max)
+    return np.clip(x, F32(-top), F32(top)).astype(SCALES[scale])
+
+
+def quantize(values, bits, zero, scale):
+    """One group: codes, stored scale, stored zero (or None)."""
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if finite.size else (F32(0), F32(0))
+    top, middle = (1 << bits) - 1, 1 << (bits - 1)
+    offset, shift, least = F32(0), 0, 0
+    stored_zero = None
+    if zero == "none":
+        spread, steps, shift, least = max(high, -low), middle - 1, middle, 1
+    elif zero == "real":
+        stored_zero = store(low, scale)
+        offset = stored_zero.astype(F32)
+        spread, steps = high - offset, top
+    else:
+        spread, steps = max(high, F32(0)) - min(low, F32(0)), top
+    s = store(F32(spread) / F32(steps), scale) if spread > F32(2.0**-100) else SCALES[scale](0)
+    step = s.astype(F32)
+    inverse = F32(1) / step if step > F32(2.0**-100) else F32(0)
+    if zero == "integer":
+        shift = int(np.rint(np.clip(-min(low, F32(0)) * inverse, 0, top)))
+        stored_zero = np.uint8(shift)
+    x = np.clip(np.where(np.isnan(values), F32(0), values), low, high).astype(F32)
+    codes = np.rint(((x - offset).astype(F32) * inverse).astype(F32)).astype(np.int64) + shift
+    return np.clip(codes, least, top), s, stored_zero
+
+
+def set_bit(block, word, bit):
+    block[4 * word + bit // 8] |= 1 << (bit % 8)
+
+
+def pack(codes, bits, use):
+    """codes [32][channels] to the words of a block."""
+    tokens, channels = codes.shape
+    lanes, packed = (tokens, channels) if use == "dot" else (channels, tokens)
+    plane = 2 if bits == 3 else bits
+    per_word = 32 // plane
+    words = -(-packed // per_word)
+    high_words = -(-packed // 32) if bits == 3 else 0
+    block = bytearray(4 * lanes * (words + high_words))
+    for lane in range(lanes):
+        for p in range(packed):
+            code = int(codes[lane, p] if use == "dot" else codes[p, lane])
+            word, place = p // per_word * lanes + lane, p % per_word
+            for bit in range(plane):
+                if code >> bit & 1:
+                    set_bit(block, word, place * plane + bit)
+            if bits == 3 and code >> 2:
+                pair, half = divmod(p // 16, 2)  # word 2J+h of the low plane
+                b, s = divmod(p % 16, 4)  # its field 4b+s
+                set_bit(block, words * lanes + pair * lanes + lane, 8 * b + 4 * half + s)
+    return bytes(block)
+
+
+def encode(rows, bits, along, group, zero, scale, use):
+    tokens = group if along == "tokens" and group > BLOCK else BLOCK
+    rows = rows[:tokens]
+    grid = rows.T if along == "tokens" else rows  # the last axis is grouped
+    lanes, length = grid.shape
+    codes = np.zeros(grid.shape, np.int64)
+    scales, zeros = [], []
+    for g in range(length // group):
+        for lane in range(lanes):
+            part = slice(g * group, (g + 1) * group)
+            codes[lane, part], s, z = quantize(grid[lane, part], bits, zero, scale)
+            scales.append(s)
+            zeros.append(z)
+    if along == "tokens":
+        codes = codes.T
+    out = b"".join(pack(codes[first : first + BLOCK], bits, use) for first in range(0, tokens, BLOCK))
+    out += b"".join(np.asarray(s).tobytes() for s in scales)
+    if zero != "none":
+        out += b"".join(np.asarray(z).tobytes() for z in zeros)
+    return out + bytes(-len(out) % 64)
+
+
+def encode_raw(rows, scale, use):
+    with np.errstate(over="ignore"):  # f16: infinity
+        rows = rows[:BLOCK].astype(SCALES[scale])
+    bits = 8 * rows.itemsize
+    return pack(rows.view(np.uint32 if bits == 32 else np.uint16).astype(np.int64), bits, use)
+
+
+def hadamard(rows, n):
+    """Strides 1, 2, 4, ..., in f32."""
+    x = np.where(np.isfinite(rows), rows, F32(0)).astype(F32).copy()
+    stride = 1
+    while stride < n:
+        for i in range(rows.shape[1]):
+            if i // stride % 2 == 0:
+                a, b = x[:, i].copy(), x[:, i + stride].copy()
+                x[:, i], x[:, i + stride] = a + b, a - b
+        stride *= 2
+    return x * F32(1 / np.sqrt(np.float64(n)))
+
+
+CASES = [  # channels, bits, along, group, zero, scale
+    (64, 2, "channels", 32, "real", "f16"),
+    (64, 2, "tokens", 32, "real", "f16"),
+    (80, 3, "channels", 16, "real", "f32"),
+    (80, 3, "tokens", 64, "integer", "bf16"),
+    (64, 3, "tokens", 16, "none", "f16"),
+    (64, 4, "channels", 64, "real", "f16"),
+    (64, 4, "tokens", 32, "real", "bf16"),
+    (80, 4, "channels", 80, "none", "f32"),
+    (64, 4, "channels", 32, "integer", "f16"),
+    (80, 8, "tokens", 32, "none", "f16"),
+    (64, 8, "channels", 64, "integer", "f32"),
+    (64, 8, "tokens", 64, "real", "f32"),
+]
+
+
+def main():
+    inputs = {channels: make_rows(channels, channels) for channels in (64, 80)}
+    files = {f"rows_{channels}.f32": rows.tobytes() for channels, rows in inputs.items()}
+    for use in ("dot", "mix"):
+        for channels, bits, along, group, zero, scale in CASES:
+            name = f"int{bits}_{along}_{group}_{zero}_{scale}_{channels}_{use}.bin"
+            files[name] = encode(inputs[channels], bits, along, group, zero, scale, use)
+        for scale in SCALES:
+            files[f"raw_{scale}_80_{use}.bin"] = encode_raw(np.nan_to_num(inputs[80], nan=0.0), scale, use)
+        files[f"hadamard_64_int4_channels_64_real_f16_64_{use}.bin"] = encode(hadamard(inputs[64], 64), 4, "channels", 64, "real", "f16", use)
+    for name, data in files.items():
+        (FOLDER / name).write_bytes(data)
+    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
+    (FOLDER / "SHA256SUMS").write_text(sums)
+
+
+if __name__ == "__main__":
+    main()
