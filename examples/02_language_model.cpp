@@ -267,8 +267,8 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "the prompt must hold 1 to %d bytes, and the held-out text %d\n", c.context - 256, 2 * c.context);
     return 1;
   }
-  if (bytes <= 0) bytes = quick ? 2 * c.context : 24 * c.context;
-  int const passages = quick ? 10 : 64, turns = quick ? 5 : 25;
+  if (bytes <= 0) bytes = (quick ? 2 : 16) * c.context;
+  int const passages = quick ? 10 : 48, turns = quick ? 5 : 25;
   s.resident_tokens = c.context;
   s.windows = held_out_windows(s.held_out, c.context, std::max(1, bytes / c.context));
   s.passages = recall_passages(s.held_out, s.distance, 4, passages);

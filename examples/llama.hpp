@@ -114,8 +114,8 @@ inline void rotate(float* row, int heads, int head_dim, float const* cosine, flo
     }
 }
 
-// exp for x <= 88, by 2^n 2^f with a polynomial for 2^f: a loop over it becomes vector code. Relative error below 3e-7.
-inline float fast_exp(float x) {
+// exp, by 2^n 2^f with a polynomial for 2^f: a loop over it becomes vector code. Relative error below 3e-7.
+PITH_INLINE float fast_exp(float x) {
   x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
   float const t = x * 1.44269504f;
   float const n = (t + 12582912.0f) - 12582912.0f;  // rounds to the nearest integer
