@@ -85,15 +85,15 @@ struct content {
     live.push_back(is_live);
     packed_key.push_back(key_is_packed);
     packed_value.push_back(value_is_packed);
-    position.push_back(at < 0 ? tokens : at);
+    position.push_back(at >= 0 ? at : position.empty() ? 0 : position.back() + 1);
     ++tokens;
   }
-  void add_chunk(tokens_of_heads const& k, tokens_of_heads const& v, int head, int64_t from, int64_t count) {
+  void add_chunk(tokens_of_heads const& k, tokens_of_heads const& v, int head, int64_t from, int64_t count, std::span<int64_t const> at = {}) {
     std::vector<float> key(static_cast<std::size_t>(dk)), value(static_cast<std::size_t>(dv));
     for (int64_t t = from; t < from + count; ++t) {
       for (int c = 0; c < dk; ++c) key[static_cast<std::size_t>(c)] = rounded_to_bf16(k.row(t, head)[c]);
       for (int c = 0; c < dv; ++c) value[static_cast<std::size_t>(c)] = rounded_to_bf16(v.row(t, head)[c]);
-      add(key.data(), value.data());
+      add(key.data(), value.data(), true, 0, false, false, at.empty() ? -1 : at[static_cast<std::size_t>(t - from)]);
     }
   }
 };
