@@ -66,28 +66,22 @@ struct rounded_row {
     return rounding <= 12.0f * 0x1p-14f * squares || rounding * code_square <= 0.25f * squares;
   }
 
-  // row has `size` numbers, zero beyond Channels; total[g] = sum of the rounded integers of every Group channels
-  template <int Group>
-  void round(float const* row, std::int32_t* total) {
-    simd::f32v most_v = simd::all(0), squares_v = simd::all(0);
-    for (int c = 0; c < size; c += simd::width) {
-      simd::f32v const x = simd::load(row + c);
-      most_v = simd::max(most_v, simd::max(x, simd::all(0) - x));
-      squares_v = simd::fma(x, x, squares_v);
-    }
-    float const most = simd::largest(most_v);
-    wide = !narrow_enough(most, simd::sum(squares_v));
-    float const steps = wide ? 16256.0f : 127.0f;
-    step = most / steps;
-    simd::f32v const inverse = simd::all(most > 0x1p-100f ? steps / most : 0.0f);
-    for (int g = 0; g * Group < Channels; ++g) total[g] = 0;
+  // row has `size` numbers, zero beyond Channels, the largest |number| is `most`, the sum of squares `squares`. Returns lanes whose sum is
+  // that of all rounded integers.
+  PITH_INLINE simd::i32v round(float const* row, float most, float squares) {
+    wide = !narrow_enough(most, squares);
+    step = most * (wide ? 1.0f / 16256.0f : 1.0f / 127.0f);
+    simd::f32v const inverse = simd::all(inverse_step(most));
+    simd::i32v sum(0);
     for (int c = 0; c < size; c += 16) {
-      std::int32_t value[16], upper[16];
-      for (int i = 0; i < 16; i += simd::width) simd::store_i32(value + i, simd::round_even(simd::load(row + c + i) * inverse));
-      std::int32_t sum = 0;
-      for (int i = 0; i < 16; ++i) sum += value[i];
-      if (c < Channels) total[c / Group] += sum;
+      std::int32_t value[16];
+      for (int i = 0; i < 16; i += simd::width) {
+        simd::i32v const x = simd::round_even(simd::load(row + c + i) * inverse);
+        sum = sum + x;
+        simd::store_i32(value + i, x);
+      }
       if (wide) {
+        std::int32_t upper[16];
         for (int i = 0; i < 16; ++i) {
           upper[i] = (value[i] + 64) >> 7;
           value[i] -= 128 * upper[i];
@@ -98,7 +92,9 @@ struct rounded_row {
         simd::pack16<plane_bits>(value, high + c);
       }
     }
+    return sum;
   }
+  float inverse_step(float most) const { return most > 0x1p-100f ? (wide ? 16256.0f : 127.0f) / most : 0.0f; }
 };
 
 template <int Bits, class Group, zero Zero, class Scale, int Channels, int PageTokens, class Accuracy, int M>
@@ -129,9 +125,18 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
         out.total[m][g] = sum;
       }
       if constexpr (in_integers && !folds) {
-        std::int32_t total[groups];
-        out.rounded[m].template round<group>(out.value[m], total);
-        for (int g = 0; g < groups; ++g) out.rounded_total[m][g] = static_cast<float>(total[g]) * out.rounded[m].step;
+        float most = 0, squares = 0;
+        for (float const x : out.value[m]) {
+          most = x > most ? x : -x > most ? -x : most;
+          squares += x * x;
+        }
+        rounded_row<Bits, Channels>& rounded = out.rounded[m];
+        rounded.round(out.value[m], most, squares);
+        for (int g = 0; g < groups; ++g) {
+          std::int32_t total = 0;
+          for (int c = g * group; c < (g + 1) * group; ++c) total += pith::round_even(out.value[m][c] * rounded.inverse_step(most));
+          out.rounded_total[m][g] = static_cast<float>(total) * rounded.step;
+        }
       }
     }
   }
@@ -250,27 +255,39 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
     alignas(64) float folded[M][padded];
     rounded_row<Bits, Channels> rounded[in_integers ? M : 1];
     for (int g = 0; g < storage::groups; ++g) {
-      float constant[M];
-      for (int m = 0; m < M; ++m) {
-        simd::f32v bias_sum = simd::all(0), scaled_sum = simd::all(0);
-        for (int c = 0; c < Channels; c += simd::width) {
-          std::int64_t const index = static_cast<std::int64_t>(g) * Channels + c;
-          simd::f32v const scale = scale_of(tile, index), x = simd::load(q.value[m] + c), scaled = x * scale;
-          simd::f32v const bias = simd::fma(scale, simd::all(static_cast<float>(storage::middle)), offset_of(tile, index, scale));
+      simd::f32v bias_sum[M], scaled_sum[M], most[M], squares[M];
+      PITH_UNROLL for (int m = 0; m < M; ++m) bias_sum[m] = scaled_sum[m] = most[m] = squares[m] = simd::all(0);
+      for (int c = 0; c < Channels; c += simd::width) {
+        std::int64_t const index = static_cast<std::int64_t>(g) * Channels + c;
+        simd::f32v const scale = scale_of(tile, index);
+        simd::f32v const bias = simd::fma(scale, simd::all(static_cast<float>(storage::middle)), offset_of(tile, index, scale));
+        PITH_UNROLL for (int m = 0; m < M; ++m) {
+          simd::f32v const x = simd::load(q.value[m] + c), scaled = x * scale;
           simd::store(folded[m] + c, scaled);
-          scaled_sum = scaled_sum + scaled;
-          bias_sum = simd::fma(x, bias, bias_sum);
-        }
-        for (int c = Channels; c < padded; ++c) folded[m][c] = 0;
-        constant[m] = simd::sum(bias_sum);
-        if constexpr (in_integers) {
-          std::int32_t total;
-          rounded[m].template round<Channels>(folded[m], &total);
-          constant[m] -= static_cast<float>(storage::middle) * static_cast<float>(total) * rounded[m].step;
-        } else {
-          constant[m] -= static_cast<float>(storage::middle) * simd::sum(scaled_sum);
+          bias_sum[m] = simd::fma(x, bias, bias_sum[m]);
+          if constexpr (in_integers) {
+            most[m] = simd::max(most[m], simd::max(scaled, simd::all(0) - scaled));
+            squares[m] = simd::fma(scaled, scaled, squares[m]);
+          } else {
+            scaled_sum[m] = scaled_sum[m] + scaled;
+          }
         }
       }
+      for (int m = 0; m < M; ++m)
+        for (int c = Channels; c < padded; ++c) folded[m][c] = 0;
+      float constant[M], total[M];
+      if constexpr (in_integers) {
+        float peak[M], size[M];
+        simd::largest_of_each(most, peak);
+        simd::sums(squares, size);
+        for (int m = 0; m < M; ++m) {
+          simd::i32v const codes = rounded[m].round(folded[m], peak[m], size[m]);
+          scaled_sum[m] = simd::to_float(codes) * simd::all(rounded[m].step);
+        }
+      }
+      simd::sums(bias_sum, constant);
+      simd::sums(scaled_sum, total);
+      for (int m = 0; m < M; ++m) constant[m] -= static_cast<float>(storage::middle) * total[m];
       for (int token = g * storage::group; token < (g + 1) * storage::group; token += chunk) {
         std::byte const* const block = tile + token / block_tokens * layout::bytes;
         sums_type sum;

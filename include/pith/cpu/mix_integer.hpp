@@ -67,51 +67,68 @@ struct mix_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
 
   static void prepare(std::byte const* tile, float const* weights, int stride, int first, int g, segment_weights& w, float* used) {
     constexpr int vectors = segment / simd::width;
-    simd::f32v scale[vectors], offset[vectors];
-    for (int v = 0; v < vectors; ++v) {
+    simd::f32v used_sum[M], offset_sum[M], most[M];
+    PITH_UNROLL for (int m = 0; m < M; ++m) used_sum[m] = offset_sum[m] = most[m] = simd::all(0);
+    PITH_UNROLL for (int v = 0; v < vectors; ++v) {
       std::int64_t const index = static_cast<std::int64_t>(g) * storage::group_lanes + first + v * simd::width;
-      scale[v] = per_channel ? simd::all(1.0f) : scale_of(tile, index);
-      offset[v] = per_channel ? simd::all(1.0f) : offset_of(tile, index, scale[v]);
-    }
-    for (int m = 0; m < M; ++m) {
-      float const* const p = weights + m * stride + first;
-      simd::f32v used_sum = simd::all(0), offset_sum = simd::all(0), most = simd::all(0);
-      for (int v = 0; v < vectors; ++v) {
-        simd::f32v const scaled = simd::load(p + v * simd::width) * scale[v];
+      simd::f32v const scale = per_channel ? simd::all(1.0f) : scale_of(tile, index);
+      PITH_UNROLL for (int m = 0; m < M; ++m) {
+        simd::f32v const x = simd::load(weights + m * stride + first + v * simd::width);
+        simd::f32v const scaled = per_channel ? x : x * scale;
         simd::store(w.value[m] + v * simd::width, scaled);
-        most = simd::max(most, scaled);
+        most[m] = simd::max(most[m], scaled);
         if constexpr (!in_integers) {
-          simd::f32v const x = simd::load(p + v * simd::width);
-          used_sum = used_sum + x;
-          offset_sum = simd::fma(x, offset[v], offset_sum);
+          used_sum[m] = used_sum[m] + x;
+          if constexpr (!per_channel) offset_sum[m] = simd::fma(x, offset_of(tile, index, scale), offset_sum[m]);
         }
       }
-      if constexpr (in_integers) {
-        float const peak = simd::largest(most), step = peak / 255.0f, inverse = peak > 0x1p-100f ? 255.0f / peak : 0.0f;
-        std::int32_t rounded[segment];
-        simd::i32v rounded_sum(0);
-        for (int v = 0; v < vectors; ++v) {
-          simd::i32v const r = simd::round_even(simd::load(w.value[m] + v * simd::width) * simd::all(inverse));
-          simd::store_i32(rounded + v * simd::width, r);
-          rounded_sum = rounded_sum + r;
-          simd::f32v const as_used = simd::to_float(r) * simd::all(step);
-          if constexpr (per_channel) {
-            used_sum = used_sum + as_used;
-          } else {
-            // A scale of zero is a constant row: its weight is not rounded, and max() keeps the division finite.
-            simd::f32v const x = simd::select_zero(scale[v], simd::load(p + v * simd::width), as_used / simd::max(scale[v], simd::all(0x1p-120f)));
-            used_sum = used_sum + x;
-            offset_sum = simd::fma(x, offset[v], offset_sum);
-          }
-        }
-        for (int t = 0; t < segment; t += 16) simd::pack16<layout::plane_bits>(rounded + t, w.rounded[m] + t);
-        w.step[m] = step;
-        w.code_offset[m] = Bits == 8 ? 128.0f * step * simd::sum(simd::to_float(rounded_sum)) : 0.0f;
-      }
-      float const total = simd::sum(used_sum);
-      used[m * groups + g] += total;
-      w.offset[m] = per_channel ? total : simd::sum(offset_sum);
     }
+    if constexpr (in_integers) {
+      float peak[M], inverse[M];
+      simd::largest_of_each(most, peak);
+      for (int m = 0; m < M; ++m) {
+        w.step[m] = peak[m] * (1.0f / 255.0f);
+        inverse[m] = peak[m] > 0x1p-100f ? 255.0f / peak[m] : 0.0f;
+      }
+      std::int32_t rounded[M][segment];
+      PITH_UNROLL for (int v = 0; v < vectors; ++v) {
+        std::int64_t const index = static_cast<std::int64_t>(g) * storage::group_lanes + first + v * simd::width;
+        simd::f32v const scale = per_channel ? simd::all(1.0f) : scale_of(tile, index);
+        simd::f32v const offset = per_channel ? simd::all(1.0f) : offset_of(tile, index, scale);
+        // A scale of zero is a constant row: its weight is not rounded, and max() keeps the division finite.
+        simd::f32v const per_step = per_channel ? scale : simd::all(1.0f) / simd::max(scale, simd::all(0x1p-120f));
+        PITH_UNROLL for (int m = 0; m < M; ++m) {
+          simd::i32v const r = simd::round_even(simd::load(w.value[m] + v * simd::width) * simd::all(inverse[m]));
+          simd::store_i32(rounded[m] + v * simd::width, r);
+          simd::f32v x = simd::to_float(r) * simd::all(w.step[m]);
+          if constexpr (!per_channel) {
+            x = simd::select_zero(scale, simd::load(weights + m * stride + first + v * simd::width), x * per_step);
+            offset_sum[m] = simd::fma(x, offset, offset_sum[m]);
+          }
+          used_sum[m] = used_sum[m] + x;
+        }
+      }
+      if constexpr (Bits == 8) {
+        simd::f32v all_rounded[M];
+        PITH_UNROLL for (int m = 0; m < M; ++m) {
+          simd::i32v sum(0);
+          PITH_UNROLL for (int v = 0; v < vectors; ++v) sum = sum + simd::load_i32(rounded[m] + v * simd::width);
+          all_rounded[m] = simd::to_float(sum);
+        }
+        float total[M];
+        simd::sums(all_rounded, total);
+        for (int m = 0; m < M; ++m) w.code_offset[m] = 128.0f * w.step[m] * total[m];
+      }
+      for (int m = 0; m < M; ++m)
+        for (int t = 0; t < segment; t += 16) simd::pack16<layout::plane_bits>(rounded[m] + t, w.rounded[m] + t);
+    }
+    float total[M];
+    simd::sums(used_sum, total);
+    for (int m = 0; m < M; ++m) used[m * groups + g] += total[m];
+    if constexpr (per_channel)
+      for (int m = 0; m < M; ++m) w.offset[m] = total[m];
+    else
+      simd::sums(offset_sum, w.offset);
   }
 
   static void add(std::byte const* tile, std::byte const* block, int first, int g, segment_weights const& w, float* sums) {
@@ -143,7 +160,7 @@ struct mix_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
     constexpr int steps = layout::per_word / 4;
     simd::i32v acc[M][Vectors];
     PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < Vectors; ++v) acc[m][v] = simd::i32v(0);
-    PITH_UNROLL for (int i = 0; i < segment / layout::per_word; ++i) {
+    for (int i = 0; i < segment / layout::per_word; ++i) {
       int const word = token / layout::per_word + i;
       simd::u32v rounded[steps][M];  // loaded once for all channel vectors
       PITH_UNROLL for (int step = 0; step < steps; ++step)
@@ -162,7 +179,7 @@ struct mix_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
     }
     PITH_UNROLL for (int m = 0; m < M; ++m)
       PITH_UNROLL for (int v = 0; v < Vectors; ++v)
-        sum[m][v] = simd::fma(simd::to_float(acc[m][v]), simd::all(w.step[m]), simd::all(w.code_offset[m]));
+        sum[m][v] = simd::fma(simd::to_float(acc[m][v]), simd::all(w.step[m]), simd::all(Bits == 8 ? w.code_offset[m] : 0.0f));
   }
 
   template <int Vectors>

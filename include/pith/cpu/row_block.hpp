@@ -146,28 +146,34 @@ class row_block {
 
   // Scores become weights; false if no row has any.
   bool weigh(float (&scores)[M][step_tokens], int tokens) {
-    bool any = false;
-    for (int m = 0; m < M; ++m) {
-      simd::f32v most = simd::load(scores[m]);
-      for (int t = simd::width; t < tokens; t += simd::width) most = simd::max(most, simd::load(scores[m] + t));
-      float const peak = simd::largest(most);
-      if (peak > max_[m]) {
-        float lanes[simd::width];
-        simd::store(lanes, simd::exp2_of_negative(simd::all(max_[m] - peak)));
-        rescale(m, lanes[0]);
-        max_[m] = peak;
-      }
-      bool const seen = peak > masked / 2;
-      any = any || seen;
-      simd::f32v const base = simd::all(seen ? max_[m] : 0.0f);  // a row that sees nothing here gets weights 2^masked = 0
-      simd::f32v sum = simd::all(0);
-      for (int t = 0; t < tokens; t += simd::width) {
-        simd::f32v const p = simd::exp2_of_negative(simd::load(scores[m] + t) - base);
-        simd::store(scores[m] + t, p);
-        sum = sum + p;
-      }
-      exact_[m] += simd::sum(sum);
+    simd::f32v most[M], sum[M], base[M];
+    PITH_UNROLL for (int m = 0; m < M; ++m) {
+      most[m] = simd::load(scores[m]);
+      for (int t = simd::width; t < tokens; t += simd::width) most[m] = simd::max(most[m], simd::load(scores[m] + t));
     }
+    float peak[M], added[M];
+    simd::largest_of_each(most, peak);
+    bool any = false;
+    PITH_UNROLL for (int m = 0; m < M; ++m) {
+      if (peak[m] > max_[m]) {
+        float lanes[simd::width];
+        simd::store(lanes, simd::exp2_of_negative(simd::all(max_[m] - peak[m])));
+        rescale(m, lanes[0]);
+        max_[m] = peak[m];
+      }
+      bool const seen = peak[m] > masked / 2;
+      any = any || seen;
+      base[m] = simd::all(seen ? max_[m] : 0.0f);  // a row that sees nothing here gets weights 2^masked = 0
+      sum[m] = simd::all(0);
+    }
+    for (int t = 0; t < tokens; t += simd::width)
+      PITH_UNROLL for (int m = 0; m < M; ++m) {
+        simd::f32v const p = simd::exp2_of_negative(simd::load(scores[m] + t) - base[m]);
+        simd::store(scores[m] + t, p);
+        sum[m] = sum[m] + p;
+      }
+    simd::sums(sum, added);
+    for (int m = 0; m < M; ++m) exact_[m] += added[m];
     return any;
   }
 

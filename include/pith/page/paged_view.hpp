@@ -45,7 +45,9 @@ struct paged_view {
     if (kv_heads <= 0) return {errc::shape_mismatch, kv_heads};
     if (indptr.size() != last_page_len.size() + 1 || indptr[0] < 0) return {errc::shape_mismatch, static_cast<std::int64_t>(indptr.size())};
     if (reinterpret_cast<std::uintptr_t>(base) % 64 != 0 || block_stride % 64 != 0 || head_stride % 64 != 0) return {errc::misaligned, block_stride};
-    if (block_stride < head_stride * (kv_heads - 1) + Page::bytes || (kv_heads > 1 && head_stride < Page::bytes)) return {errc::shape_mismatch, block_stride};
+    bool const heads_inside = block_stride >= head_stride * (kv_heads - 1) + Page::bytes && (kv_heads == 1 || head_stride >= Page::bytes);
+    bool const heads_outside = block_stride >= Page::bytes && head_stride >= block_stride * (blocks - 1) + Page::bytes;
+    if (!heads_inside && !heads_outside) return {errc::shape_mismatch, block_stride};  // pages would overlap
     for (std::int64_t s = 0; s < sequences(); ++s) {
       std::int64_t const pages = indptr[s + 1] - indptr[s];
       if (pages < 0 || indptr[s + 1] > static_cast<std::int64_t>(indices.size())) return {errc::shape_mismatch, s};

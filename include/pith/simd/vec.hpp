@@ -108,6 +108,33 @@ PITH_INLINE float largest(f32v x) {
 }
 #endif
 
+// The sums, or the largest lanes, of M vectors at once: M = 4 shares the shuffles (13 instructions against 4 * 10 on AVX-512).
+#if defined(__AVX512F__) && !defined(PITH_NO_SIMD)
+template <class Combine>
+PITH_INLINE void reduce4(f32v const (&x)[4], float (&to)[4], Combine combine) {
+  auto const pair = [&](__m512 a, __m512 b) { return combine(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)); };
+  __m512 const ab = pair(x[0], x[1]), cd = pair(x[2], x[3]);  // a b a b ..., c d c d ...
+  __m512 const four = combine(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));  // a b c d in every 128 bits
+  __m512 const half = combine(four, _mm512_shuffle_f32x4(four, four, 0x4e));
+  _mm_storeu_ps(to, _mm512_castps512_ps128(combine(half, _mm512_shuffle_f32x4(half, half, 0xb1))));
+}
+#endif
+
+template <int M>
+PITH_INLINE void sums(f32v const (&x)[M], float (&to)[M]) {
+#if defined(__AVX512F__) && !defined(PITH_NO_SIMD)
+  if constexpr (M == 4) return reduce4(x, to, [](__m512 a, __m512 b) { return _mm512_add_ps(a, b); });
+#endif
+  for (int m = 0; m < M; ++m) to[m] = sum(x[m]);
+}
+template <int M>
+PITH_INLINE void largest_of_each(f32v const (&x)[M], float (&to)[M]) {
+#if defined(__AVX512F__) && !defined(PITH_NO_SIMD)
+  if constexpr (M == 4) return reduce4(x, to, [](__m512 a, __m512 b) { return _mm512_max_ps(a, b); });
+#endif
+  for (int m = 0; m < M; ++m) to[m] = largest(x[m]);
+}
+
 // where test is zero, if_zero, else otherwise.
 PITH_INLINE f32v select_zero(f32v test, f32v if_zero, f32v otherwise) {
 #if defined(PITH_NO_SIMD)

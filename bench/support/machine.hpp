@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the machine can do, measured in the same process as the benchmarks: the floor that results are compared with.
+#pragma once
+
+#include <sched.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <vector>
+
+#include "pith/simd/vec.hpp"
+
+namespace bench {
+
+inline double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+// Stays on one core, so that caches and clocks do not change under a measurement.
+inline void pin(int core) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(core, &set);
+  if (sched_setaffinity(0, sizeof set, &set) != 0) std::fprintf(stderr, "not pinned\n");
+}
+
+// Memory on huge pages where the kernel gives them.
+inline std::byte* huge(std::int64_t bytes) {
+  void* const memory = mmap(nullptr, static_cast<std::size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return nullptr;
+  madvise(memory, static_cast<std::size_t>(bytes), MADV_HUGEPAGE);
+  return static_cast<std::byte*>(memory);
+}
+
+// Bytes per second of summing `bytes` of memory on one thread: the median of nine passes.
+inline double measure_read_bandwidth(std::int64_t bytes) {
+  std::byte* const memory = huge(bytes);
+  if (memory == nullptr) return 0;
+  for (std::int64_t i = 0; i < bytes; i += 4096) memory[i] = std::byte{1};
+  std::vector<double> seconds;
+  std::uint32_t sink = 0;
+  for (int pass = 0; pass < 9; ++pass) {
+    double const start = now();
+    pith::simd::u32v sum[8];
+    for (auto& s : sum) s = pith::simd::u32v(0u);
+    constexpr int step = pith::simd::width * 4;
+    for (std::int64_t i = 0; i + 8 * step <= bytes; i += 8 * step)
+      for (int j = 0; j < 8; ++j) sum[j] = sum[j] + pith::simd::load_words(memory + i + j * step);
+    std::uint32_t lanes[pith::simd::width];
+    for (auto& s : sum) {
+      s.store_unaligned(lanes);
+      for (std::uint32_t lane : lanes) sink += lane;
+    }
+    seconds.push_back(now() - start);
+  }
+  std::nth_element(seconds.begin(), seconds.begin() + 4, seconds.end());
+  munmap(memory, static_cast<std::size_t>(bytes));
+  if (sink == 1) std::fprintf(stderr, " ");
+  return static_cast<double>(bytes) / seconds[4];
+}
+
+}  // namespace bench
