@@ -158,6 +158,7 @@ class cache : cache_writer<Recipe> {
       for (std::int64_t slot = kept; slot < state.slots; ++slot) this->repeat_position(of.index, l, slot, kept - 1);
       for (int h = 0; h < store_.shape.kv_heads; ++h) {
         store_.runs->truncate(store_.table_of(of.index, l, h), *store_.page_pool, divide_up(sealed, page::tokens));
+        if constexpr (Recipe::nan == nan_policy::propagate) this->clear_rows(of.index, l, h, kept, before.slots);
         for (std::int64_t slot = kept; slot < state.slots; ++slot) this->repeat_row(of.index, l, h, slot, kept - 1);
         for (std::int64_t slot = kept; slot < state.slots; ++slot) this->reset_side(of.index, l, h, slot);
       }

@@ -255,6 +255,16 @@ class cache_writer {
     copy(&segments::value_tile_of, state.sealed_values, typename segments::value_tile{});
   }
 
+  // Zeroes the rows that were cut off and lie in the raw tile of slot `from`: a number that is not finite reaches sums even with weight 0.
+  void clear_rows(std::int64_t index, int layer, int head, std::int64_t from, std::int64_t to) {
+    std::byte* const raw = store_.raw_block(index, layer, head);
+    auto const none = [](int) { return bf16{0}; };
+    for (std::int64_t slot = from; slot < std::min<std::int64_t>(to, Recipe::first_tokens); ++slot) segments::set(raw, slot, none, none);
+    if (from < Recipe::first_tokens) return;
+    std::int64_t const end = round_up(from - Recipe::first_tokens, block_tokens) + Recipe::first_tokens;
+    for (std::int64_t slot = from; slot < std::min(to, end); ++slot) segments::set(raw, slot, none, none);
+  }
+
   void drop_if_dead(std::int64_t index, int layer, int head, std::int64_t at) {
     layer_state const& state = store_.layer(index, layer);
     std::int64_t const begin = Recipe::first_tokens + at * page::tokens, end = begin + page::tokens;
