@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 . cmake/packages.sh
 install_packages
 
-build=${PITH_BUILD_DIR:-$PWD/build}
+build=$(realpath -m "${PITH_BUILD_DIR:-build}")
 cmake --preset release -B "$build" >/dev/null
 names=()
 case ${1:-} in

@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.." || exit 1
 . cmake/packages.sh
 install_packages || exit 1
 
-build=${PITH_BUILD_DIR:-$PWD/build}
+build=$(realpath -m "${PITH_BUILD_DIR:-build}")
 jobs=${PITH_JOBS:-$(nproc)}
 failed=()
 not_run=()
