@@ -54,7 +54,7 @@ struct paged_source {
 inline namespace PITH_ISA {
 
 template <class Accuracy = exact_accuracy, class Page, storage_scalar Q, storage_scalar O, executor Executor = serial>
-status paged_attention(cpu, paged_view<Page> const& pages, std::span<std::int64_t const> q_indptr, std::type_identity_t<tensor_view<Q const, 3>> q,
+status paged_attention(cpu, paged_view<Page> const& pages, std::span<std::int64_t const> q_indptr, tensor_view<Q const, 3> q,
                        tensor_view<O, 3> out, attention_options const& options = {}, Executor&& run = {}) {
   if (status const ok = pages.check(); !ok) return ok;
   if (status const ok = query_rows<Q, O>::check(q, out, options, pages.kv_heads, Page::key_channels, Page::value_channels); !ok) return ok;
@@ -87,6 +87,13 @@ status paged_attention(cpu, paged_view<Page> const& pages, std::span<std::int64_
     cpu_attention<Page, Accuracy>::attend(paged_source<Page>{pages, sequence, rows.head}, rows.rows());
   });
   return {};
+}
+
+// The same for queries in a buffer that the caller may write.
+template <class Accuracy = exact_accuracy, class Page, storage_scalar Q, storage_scalar O, executor Executor = serial>
+status paged_attention(cpu on, paged_view<Page> const& pages, std::span<std::int64_t const> q_indptr, tensor_view<Q, 3> q, tensor_view<O, 3> out,
+                       attention_options const& options = {}, Executor&& run = {}) {
+  return paged_attention<Accuracy, Page, Q, O>(on, pages, q_indptr, tensor_view<Q const, 3>(q), out, options, run);
 }
 
 }  // namespace PITH_ISA
