@@ -135,59 +135,81 @@ struct pick<Which, Default, First, Rest...> {
   using type = typename std::conditional_t<slot<First>::which == Which, std::type_identity<slot<First>>, pick<Which, Default, Rest...>>::type;
 };
 
-template <class C>
-concept bindable = requires { typename C::template bind<64, 256, use::dot>; };
-
 }  // namespace slot_detail
 
-// Says in one sentence what is wrong with a list of slots: the first broken rule speaks alone.
+// Says in one sentence what is wrong with a list of slots: the first broken rule speaks alone. True if there is none.
 template <class... Slots>
 consteval bool check_slots() {
   using namespace slot_detail;
-  if constexpr (((slot<Slots>::which == kind::none) || ...))
-    static_assert(((slot<Slots>::which != kind::none) && ...),
+  constexpr bool once = count<kind::raw, Slots...> <= 1 && count<kind::pages, Slots...> <= 1 && count<kind::accuracy, Slots...> <= 1 &&
+                        count<kind::side, Slots...> <= 1 && count<kind::non_finite, Slots...> <= 1 && count<kind::on, Slots...> <= 1;
+  using raw_tokens = typename pick<kind::raw, raw<first<0>, last<32>>, Slots...>::type;
+  using computed = typename pick<kind::accuracy, accuracy<exact_accuracy>, Slots...>::type::type;
+  if constexpr (count<kind::none, Slots...> != 0) {
+    static_assert(count<kind::none, Slots...> == 0,
                   "[pith] kv_cache<...>: every argument is a slot. Fix: wrap it: head_dim<64>, keys<C>, values<C>, raw<first<4>, last<32>>, "
                   "pages<paged<64>>, accuracy<A>, side<...>, non_finite<P> or on<cpu>.");
-  else if constexpr (count<kind::head_dim, Slots...> != 1)
+    return false;
+  } else if constexpr (count<kind::head_dim, Slots...> != 1) {
     static_assert(count<kind::head_dim, Slots...> == 1, "[pith] kv_cache<...>: exactly one head_dim is needed. Fix: head_dim<64>.");
-  else if constexpr (count<kind::keys, Slots...> != 1)
+    return false;
+  } else if constexpr (count<kind::keys, Slots...> != 1) {
     static_assert(count<kind::keys, Slots...> == 1, "[pith] kv_cache<...>: exactly one keys<Codec> is needed. Fix: keys<int4<per_token<64>>>.");
-  else if constexpr (count<kind::values, Slots...> != 1)
+    return false;
+  } else if constexpr (count<kind::values, Slots...> != 1) {
     static_assert(count<kind::values, Slots...> == 1, "[pith] kv_cache<...>: exactly one values<Codec> is needed. Fix: values<int4<per_token<64>>>.");
-  else if constexpr (count<kind::raw, Slots...> > 1 || count<kind::pages, Slots...> > 1 || count<kind::accuracy, Slots...> > 1 ||
-                     count<kind::side, Slots...> > 1 || count<kind::non_finite, Slots...> > 1 || count<kind::on, Slots...> > 1)
-    static_assert(count<kind::none, Slots...> != 0, "[pith] kv_cache<...>: a slot is given twice. Fix: keep one of each kind.");
-  else if constexpr (!bindable<typename pick<kind::keys, keys<raw<bf16>>, Slots...>::type::type>)
-    static_assert(bindable<typename pick<kind::keys, keys<raw<bf16>>, Slots...>::type::type>,
-                  "[pith] keys<C>: C is not a codec. Fix: raw<bf16>, int8<per_token<64>>, int4<per_channel<32>>, pipe<hadamard<64>, C>.");
-  else if constexpr (!bindable<typename pick<kind::values, values<raw<bf16>>, Slots...>::type::type>)
-    static_assert(bindable<typename pick<kind::values, values<raw<bf16>>, Slots...>::type::type>,
-                  "[pith] values<C>: C is not a codec. Fix: raw<bf16>, int8<per_token<64>>, int4<per_token<64>>, pipe<hadamard<64>, C>.");
-  else if constexpr (!pick<kind::side, side<>, Slots...>::type::known)
+    return false;
+  } else if constexpr (!once) {
+    static_assert(once, "[pith] kv_cache<...>: a slot is given twice. Fix: keep one of each kind.");
+    return false;
+  } else if constexpr (!pick<kind::side, side<>, Slots...>::type::known) {
     static_assert(pick<kind::side, side<>, Slots...>::type::known, "[pith] side<...>: the side arrays are positions, liveness and bias. Fix: side<liveness>.");
-  else {
-    using raw_tokens = typename pick<kind::raw, raw<first<0>, last<32>>, Slots...>::type;
-    static_assert(raw_tokens::first_tokens >= 0 && raw_tokens::first_tokens <= 256, "[pith] first<N>: N is 0 to 256. Fix: first<4>.");
-    static_assert(raw_tokens::last_keys >= 1 && raw_tokens::last_values >= 1, "[pith] last<N>: a query sees its own token raw, so N is at least 1. Fix: last<32>.");
+    return false;
+  } else if constexpr (raw_tokens::first_tokens < 0 || raw_tokens::first_tokens > 256) {
+    static_assert(raw_tokens::first_tokens == 0, "[pith] first<N>: N is 0 to 256. Fix: first<4>.");
+    return false;
+  } else if constexpr (raw_tokens::last_keys < 1 || raw_tokens::last_values < 1) {
+    static_assert(raw_tokens::last_keys > 0 && raw_tokens::last_values > 0, "[pith] last<N>: a query sees its own token raw, so N is at least 1. Fix: last<32>.");
+    return false;
+  } else if constexpr (!std::is_same_v<computed, exact_accuracy> && !std::is_same_v<computed, integer_accuracy>) {
+    static_assert(std::is_same_v<computed, exact_accuracy>, "[pith] accuracy<A>: A is exact_accuracy or integer_accuracy. Fix: accuracy<integer_accuracy>.");
+    return false;
+  } else {
+    using dims = typename pick<kind::head_dim, head_dim<64>, Slots...>::type;
+    return check_page<typename pick<kind::keys, keys<raw<bf16>>, Slots...>::type::type, typename pick<kind::values, values<raw<bf16>>, Slots...>::type::type,
+                      dims::key_channels, dims::value_channels, pick<kind::pages, pages<paged<64>>, Slots...>::type::tokens>();
   }
-  return true;
 }
+
+namespace slot_detail {
+
+// The page of a right composition, or a plain one where check_slots has spoken.
+template <bool Right, class... Slots>
+struct page_of {
+  using type = kv_page<raw<bf16>, raw<bf16>, 64, 64, 64>;
+};
+template <class... Slots>
+struct page_of<true, Slots...> {
+  using dims = typename pick<kind::head_dim, head_dim<64>, Slots...>::type;
+  using type = kv_page<typename pick<kind::keys, keys<raw<bf16>>, Slots...>::type::type, typename pick<kind::values, values<raw<bf16>>, Slots...>::type::type,
+                       dims::key_channels, dims::value_channels, pick<kind::pages, pages<paged<64>>, Slots...>::type::tokens>;
+};
+
+}  // namespace slot_detail
 
 // A composition: derive a struct from it to name it, then make<that struct>(shape).
 template <class... Slots>
 struct kv_cache {
-  static_assert(check_slots<Slots...>());
-
  private:
   template <slot_detail::kind Which, class Default>
   using pick = typename slot_detail::pick<Which, Default, Slots...>::type;
-  using dims = pick<slot_detail::kind::head_dim, head_dim<64>>;
   using raw_tokens = pick<slot_detail::kind::raw, raw<first<0>, last<32>>>;
   using arrays = pick<slot_detail::kind::side, side<>>;
 
  public:
-  static constexpr int key_channels = dims::key_channels;
-  static constexpr int value_channels = dims::value_channels;
+  using page = typename slot_detail::page_of<check_slots<Slots...>(), Slots...>::type;
+  static constexpr int key_channels = page::key_channels;
+  static constexpr int value_channels = page::value_channels;
   static constexpr int first_tokens = raw_tokens::first_tokens;
   static constexpr int last_keys = raw_tokens::last_keys;
   static constexpr int last_values = raw_tokens::last_values;
@@ -195,8 +217,6 @@ struct kv_cache {
   static constexpr bool has_liveness = arrays::template has<liveness>;
   static constexpr bool has_bias = arrays::template has<bias>;
   static constexpr nan_policy nan = pick<slot_detail::kind::non_finite, non_finite<nan_policy::saturate>>::policy;
-  using page = kv_page<typename pick<slot_detail::kind::keys, keys<raw<bf16>>>::type, typename pick<slot_detail::kind::values, values<raw<bf16>>>::type,
-                       key_channels, value_channels, pick<slot_detail::kind::pages, pages<paged<64>>>::tokens>;
   using accuracy = typename pick<slot_detail::kind::accuracy, pith::accuracy<exact_accuracy>>::type;
   using backend = typename pick<slot_detail::kind::on, on<void>>::type;  // void: the only backend that is included
 };

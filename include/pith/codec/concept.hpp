@@ -38,6 +38,19 @@ concept tile = requires(float const* rows, std::byte* out, std::byte const* in, 
   { T::error_bound(rows, back) } noexcept;             // [token][channel]
 };
 
+// What a codec binds to where its parameters or the shape are wrong: by then its check has said so, and nothing else complains.
+template <int Channels>
+struct no_tile {
+  using storage = no_tile;
+  static constexpr int tokens = 32;
+  static constexpr int channels = Channels;
+  static constexpr std::int64_t bytes = 64;
+  static constexpr nan_policy nan = nan_policy::saturate;
+  static void encode(float const*, std::byte*) noexcept {}
+  static void decode(std::byte const*, float*) noexcept {}
+  static void error_bound(float const*, float*) noexcept {}
+};
+
 template <class C, int Channels = 64, int PageTokens = 64>
 concept codec = tile<typename C::template bind<Channels, PageTokens, use::dot>> && tile<typename C::template bind<Channels, PageTokens, use::mix>>;
 

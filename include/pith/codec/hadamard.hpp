@@ -16,13 +16,26 @@ namespace pith {
 
 template <int N>
 struct hadamard {
-  static_assert(N >= 2 && N <= 1024 && (N & (N - 1)) == 0, "[pith] hadamard<N>: N is a power of two up to 1024. Fix: hadamard<64>.");
   static constexpr int size = N;
+
+  // The first broken rule speaks alone; true if there is none.
+  template <int Channels>
+  static consteval bool check() {
+    if constexpr (N < 2 || N > 1024 || (N & (N - 1)) != 0) {
+      static_assert(Channels < 0, "[pith] hadamard<N>: N is a power of two up to 1024. Fix: hadamard<64>.");
+      return false;
+    } else if constexpr (Channels % N != 0) {
+      static_assert(Channels % N == 0, "[pith] hadamard<N>: the channels must be a multiple of N. Fix: an N that divides head_dim.");
+      return false;
+    } else {
+      return true;
+    }
+  }
 
   // Channels is a multiple of N.
   template <int Channels>
   PITH_HD static constexpr void apply(float* row) noexcept {
-    static_assert(Channels % N == 0, "[pith] hadamard<N>: the channels must be a multiple of N. Fix: an N that divides head_dim.");
+    [[maybe_unused]] constexpr bool right = check<Channels>();
     for (int first = 0; first < Channels; first += N) {
       float* const x = row + first;
       for (int stride = 1; stride < N; stride *= 2)

@@ -42,11 +42,6 @@ struct integer_tile {
   static constexpr int middle = 1 << (Bits - 1);
   static constexpr int top = (1 << Bits) - 1;
 
-  static_assert(along_tokens || Channels % group == 0,
-                "[pith] per_token<G>: the channels must be a multiple of the group G. Fix: a G that divides head_dim, or per_token<>.");
-  static_assert(!along_tokens || PageTokens % tokens == 0,
-                "[pith] per_channel<G>: a group spans G tokens of a page. Fix: pages<paged<N>> with N a multiple of G and of 32.");
-
   static constexpr std::int64_t scale_at = blocks * layout::bytes;
   static constexpr std::int64_t zero_at = scale_at + static_cast<std::int64_t>(sizeof(Scale)) * groups * group_lanes;
   static constexpr std::int64_t zero_bytes = Zero == zero::real ? sizeof(Scale) : Zero == zero::integer ? 1 : 0;
@@ -182,17 +177,54 @@ struct integer_tile {
   }
 };
 
+// The first broken rule speaks alone; true if there is none.
+template <int Bits, class Group, class Scale>
+consteval bool check_integer() {
+  constexpr bool bits_fit = Bits == 2 || Bits == 3 || Bits == 4 || Bits == 8;
+  if constexpr (!bits_fit) {
+    static_assert(bits_fit, "[pith] integer<Bits, ...>: Bits is 2, 3, 4 or 8. Fix: int4<...>.");
+    return false;
+  } else if constexpr (!is_grouping<Group>) {
+    static_assert(is_grouping<Group>, "[pith] integer<Bits, Group>: Group says who shares a scale. Fix: per_token<64> or per_channel<32>.");
+    return false;
+  } else if constexpr (Group::group != whole && (Group::group < 16 || Group::group > 256 || (Group::group & (Group::group - 1)) != 0)) {
+    static_assert(Group::group == whole, "[pith] per_token<G>, per_channel<G>: G is 16, 32, 64, 128 or 256. Fix: per_token<64>, or per_token<> for the whole row.");
+    return false;
+  } else if constexpr (!is_storage_scalar<Scale>) {
+    static_assert(is_storage_scalar<Scale>, "[pith] integer<Bits, Group, Zero, Scale>: Scale is f16, bf16 or float. Fix: f16.");
+    return false;
+  } else {
+    return true;
+  }
+}
+template <int Bits, class Group, class Scale, int Channels, int PageTokens>
+consteval bool check_integer_tile() {
+  if constexpr (!check_integer<Bits, Group, Scale>()) {
+    return false;
+  } else if constexpr (!Group::along_tokens && Group::group != whole && Channels % Group::group != 0) {
+    static_assert(Group::along_tokens, "[pith] per_token<G>: the channels must be a multiple of the group G. Fix: a G that divides head_dim, or per_token<>.");
+    return false;
+  } else if constexpr (Group::along_tokens && (PageTokens % block_tokens != 0 || (Group::group != whole && PageTokens % Group::group != 0))) {
+    static_assert(!Group::along_tokens, "[pith] per_channel<G>: a group spans G tokens of a page. Fix: pages<paged<N>> with N a multiple of G and of 32.");
+    return false;
+  } else {
+    return true;
+  }
+}
+template <bool Right, int Bits, class Group, zero Zero, class Scale, int Channels, int PageTokens, use Use>
+struct integer_binding {
+  using type = no_tile<Channels>;
+};
+template <int Bits, class Group, zero Zero, class Scale, int Channels, int PageTokens, use Use>
+struct integer_binding<true, Bits, Group, Zero, Scale, Channels, PageTokens, Use> {
+  using type = integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, Use>;
+};
+
 // Bits 2, 3, 4 or 8; Group per_token<G> or per_channel<G> with G from 16 to 256 or whole; Scale f16, bf16 or float.
 template <int Bits, class Group, zero Zero = zero::real, class Scale = f16>
 struct integer {
-  static_assert(Bits == 2 || Bits == 3 || Bits == 4 || Bits == 8, "[pith] integer<Bits, ...>: Bits is 2, 3, 4 or 8. Fix: int4<...>.");
-  static_assert(is_grouping<Group>, "[pith] integer<Bits, Group>: Group says who shares a scale. Fix: per_token<64> or per_channel<32>.");
-  static_assert(!is_grouping<Group> || Group::group == whole || (Group::group >= 16 && Group::group <= 256 && (Group::group & (Group::group - 1)) == 0),
-                "[pith] per_token<G>, per_channel<G>: G is 16, 32, 64, 128 or 256. Fix: per_token<64>, or per_token<> for the whole row.");
-  static_assert(is_storage_scalar<Scale>, "[pith] integer<Bits, Group, Zero, Scale>: Scale is f16, bf16 or float. Fix: f16.");
-
   template <int Channels, int PageTokens, use Use>
-  using bind = integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, Use>;
+  using bind = typename integer_binding<check_integer_tile<Bits, Group, Scale, Channels, PageTokens>(), Bits, Group, Zero, Scale, Channels, PageTokens, Use>::type;
 };
 
 template <class Group, zero Zero = zero::real, class Scale = f16>

@@ -69,10 +69,27 @@ struct transformed_tile {
   }
 };
 
+// A transform that has rules of its own says them in check<Channels>().
+template <class Transform, int Channels>
+consteval bool check_transform() {
+  if constexpr (requires { Transform::template check<Channels>(); })
+    return Transform::template check<Channels>();
+  else
+    return true;
+}
+template <bool Right, class Transform, class Codec, int Channels, int PageTokens, use Use>
+struct pipe_binding {
+  using type = no_tile<Channels>;
+};
+template <class Transform, class Codec, int Channels, int PageTokens, use Use>
+struct pipe_binding<true, Transform, Codec, Channels, PageTokens, Use> {
+  using type = transformed_tile<Transform, typename Codec::template bind<Channels, PageTokens, Use>>;
+};
+
 template <class Transform, class Codec>
 struct pipe {
   template <int Channels, int PageTokens, use Use>
-  using bind = transformed_tile<Transform, typename Codec::template bind<Channels, PageTokens, Use>>;
+  using bind = typename pipe_binding<check_transform<Transform, Channels>(), Transform, Codec, Channels, PageTokens, Use>::type;
 };
 
 // True if a tile's rows are stored in another basis.

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pith/codec/hadamard.hpp"
+#include "pith/codec/integer.hpp"
+#include "pith/codec/pipe.hpp"
+#include "pith/codec/raw.hpp"
+
+// expect 1: integer<Bits, ...>: Bits is 2, 3, 4 or 8. Fix: int4<...>.
+// expect 2: integer<Bits, Group>: Group says who shares a scale. Fix: per_token<64> or per_channel<32>.
+// expect 3: per_token<G>, per_channel<G>: G is 16, 32, 64, 128 or 256.
+// expect 4: integer<Bits, Group, Zero, Scale>: Scale is f16, bf16 or float. Fix: f16.
+// expect 5: per_token<G>: the channels must be a multiple of the group G.
+// expect 6: per_channel<G>: a group spans G tokens of a page.
+// expect 7: hadamard<N>: N is a power of two up to 1024. Fix: hadamard<64>.
+// expect 8: hadamard<N>: the channels must be a multiple of N. Fix: an N that divides head_dim.
+template <class Codec, int Channels = 64, int PageTokens = 64>
+void round_trip(float* rows, std::byte* bytes) {
+  using tile = typename Codec::template bind<Channels, PageTokens, pith::use::dot>;
+  tile::encode(rows, bytes);
+  tile::decode(bytes, rows);
+}
+
+void use(float* rows, std::byte* bytes) {
+#if PITH_WRONG == 1
+  round_trip<pith::integer<5, pith::per_token<32>>>(rows, bytes);
+#elif PITH_WRONG == 2
+  round_trip<pith::integer<4, int>>(rows, bytes);
+#elif PITH_WRONG == 3
+  round_trip<pith::int4<pith::per_token<24>>>(rows, bytes);
+#elif PITH_WRONG == 4
+  round_trip<pith::int4<pith::per_token<32>, pith::zero::real, double>>(rows, bytes);
+#elif PITH_WRONG == 5
+  round_trip<pith::int4<pith::per_token<64>>, 80>(rows, bytes);
+#elif PITH_WRONG == 6
+  round_trip<pith::int4<pith::per_channel<128>>>(rows, bytes);
+#elif PITH_WRONG == 7
+  round_trip<pith::pipe<pith::hadamard<48>, pith::int4<pith::per_token<16>>>, 96>(rows, bytes);
+#elif PITH_WRONG == 8
+  round_trip<pith::pipe<pith::hadamard<64>, pith::int4<pith::per_token<16>>>, 80>(rows, bytes);
+#else
+  round_trip<pith::pipe<pith::hadamard<64>, pith::int4<pith::per_token<64>>>>(rows, bytes);
+  round_trip<pith::int2<pith::per_channel<128>>, 80, 128>(rows, bytes);
+#endif
+}
