@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pith/codec/word_layout.hpp"
+
+#include <cstring>
+#include <vector>
+
+#include "support/catch.hpp"
+#include "support/digest.hpp"
+
+namespace {
+
+using pith::use;
+
+// Every place gets a random code in random order; then all codes are read back, and a second round must replace the first.
+template <class Layout>
+void check_places() {
+  INFO(Layout::bits << " bits, " << Layout::channels << " channels, " << Layout::tokens << " tokens");
+  pith_test::random_bits random(2);
+  std::vector<std::byte> block(static_cast<std::size_t>(Layout::bytes) + 8, std::byte{0});
+  std::memset(block.data() + Layout::bytes, 0x77, 8);
+  std::vector<std::uint32_t> codes(static_cast<std::size_t>(Layout::tokens) * Layout::channels);
+  for (int round = 0; round < 2; ++round) {
+    for (int t = Layout::tokens; t-- > 0;)
+      for (int c = 0; c < Layout::channels; ++c) {
+        std::uint32_t const code = static_cast<std::uint32_t>(random() >> 32) >> (32 - Layout::bits);
+        codes[static_cast<std::size_t>(t * Layout::channels + c)] = code;
+        Layout::set(block.data(), t, c, code);
+      }
+    int wrong = 0;
+    for (int t = 0; t < Layout::tokens; ++t)
+      for (int c = 0; c < Layout::channels; ++c) wrong += Layout::get(block.data(), t, c) != codes[static_cast<std::size_t>(t * Layout::channels + c)];
+    CHECK(wrong == 0);
+  }
+  for (int i = 0; i < 8; ++i) CHECK(block[static_cast<std::size_t>(Layout::bytes + i)] == std::byte{0x77});
+}
+
+}  // namespace
+
+TEST_CASE("word_layout: every place holds its own code, for all widths and both uses", "[codec][law]") {
+  using pith::word_layout;
+  check_places<word_layout<2, 64, 32, use::dot>>();
+  check_places<word_layout<2, 80, 32, use::mix>>();
+  check_places<word_layout<3, 64, 32, use::mix>>();
+  check_places<word_layout<3, 80, 32, use::dot>>();
+  check_places<word_layout<4, 80, 32, use::dot>>();
+  check_places<word_layout<4, 96, 32, use::mix>>();
+  check_places<word_layout<8, 64, 32, use::dot>>();
+  check_places<word_layout<16, 80, 16, use::mix>>();
+  check_places<word_layout<16, 80, 16, use::dot>>();
+  check_places<word_layout<32, 64, 32, use::dot>>();
+}
+
+TEST_CASE("word_layout: a code's bits are where the diagram says", "[codec]") {
+  using keys = pith::word_layout<4, 64, 32, use::dot>;  // word 32 * (channel / 8) + token, field channel % 8
+  std::vector<std::byte> block(keys::bytes);
+  keys::set(block.data(), 5, 19, 0xf);
+  CHECK(pith::load_le<std::uint32_t>(block.data() + 4 * (2 * 32 + 5)) == 0xf000u);
+  using values = pith::word_layout<4, 64, 32, use::mix>;  // word channels * (token / 8) + channel, field token % 8
+  block.assign(values::bytes, std::byte{0});
+  values::set(block.data(), 31, 19, 0x9);
+  CHECK(pith::load_le<std::uint32_t>(block.data() + 4 * (3 * 64 + 19)) == 0x90000000u);
+
+  // Three bits: channel 22 is field 6 = 4*1 + 2 of the low word 2*0 + 1, so bit 8*1 + 4*1 + 2 of the high word 0.
+  using three = pith::word_layout<3, 64, 32, use::dot>;
+  CHECK(three::bytes == 4 * 32 * (4 + 2));
+  block.assign(three::bytes, std::byte{0});
+  three::set(block.data(), 7, 22, 0b101);
+  CHECK(pith::load_le<std::uint32_t>(block.data() + 4 * (1 * 32 + 7)) == 0b01u << 12);
+  CHECK(pith::load_le<std::uint32_t>(block.data() + 4 * (4 * 32 + 7)) == 1u << 14);
+}
+
+TEST_CASE("word_layout: the high bits of three are one to a place", "[codec]") {
+  using three = pith::word_layout<3, 64, 32, use::dot>;
+  std::uint32_t seen = 0;
+  for (int p = 0; p < 32; ++p) seen |= 1u << three::high_bit(p);
+  CHECK(seen == ~0u);
+}
