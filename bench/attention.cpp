@@ -137,7 +137,7 @@ void add(std::string const& name) {
 
 int main(int argc, char** argv) {
   using namespace pith;
-  bench::pin(0);
+  bench::pin();
   bench::read_bandwidth = bench::measure_read_bandwidth(1 << 30);
   using bf = pith::raw<bf16>;
   add<bf, bf, exact_accuracy>("bf16");

@@ -17,12 +17,14 @@ namespace bench {
 
 inline double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-// Stays on one core, so that caches and clocks do not change under a measurement.
-inline void pin(int core) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(core, &set);
-  if (sched_setaffinity(0, sizeof set, &set) != 0) std::fprintf(stderr, "not pinned\n");
+// Stays on one core, the first that the process may use, so that caches and clocks do not change under a measurement.
+inline void pin() {
+  cpu_set_t allowed, one;
+  CPU_ZERO(&one);
+  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0)
+    for (int core = 0; core < CPU_SETSIZE && CPU_COUNT(&one) == 0; ++core)
+      if (CPU_ISSET(core, &allowed)) CPU_SET(core, &one);
+  if (CPU_COUNT(&one) == 0 || sched_setaffinity(0, sizeof one, &one) != 0) std::fprintf(stderr, "not pinned\n");
 }
 
 // Memory on huge pages where the kernel gives them.

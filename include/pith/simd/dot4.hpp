@@ -24,7 +24,13 @@ PITH_INLINE i32v dot4(i32v acc, u32v u, u32v s) {
     return total;
   });
 #elif defined(__AVX512VNNI__) && defined(__AVX512F__)
+#if defined(__clang__)
   return i32v(_mm512_dpbusd_epi32(acc, u, s));
+#else
+  __m512i sum = acc;  // g++ 12 copies the accumulator around the intrinsic at every step and spills; tied by hand it stays in place
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(static_cast<__m512i>(u)), "v"(static_cast<__m512i>(s)));
+  return i32v(sum);
+#endif
 #elif defined(__AVX512BW__)
   if constexpr (Small) return i32v(_mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(u, s), _mm512_set1_epi16(1))));
   __m512i const even = _mm512_madd_epi16(_mm512_and_si512(u, _mm512_set1_epi16(0xff)), _mm512_srai_epi16(_mm512_slli_epi16(s, 8), 8));
