@@ -43,6 +43,11 @@ TEST_CASE("attention: head sizes 64, 80, 96, 128, 256 and 192 with 128 are exact
   CHECK_EXACT(int8<per_channel<32>>, int4<per_token<64>>, 192, 128, 32);
 }
 
+TEST_CASE("attention: tiles of 128 and 256 tokens, and short channel groups, are exact", "[cpu][attention]") {
+  CHECK_EXACT(int4<per_channel<128>>, int4<per_token<64>>, 64, 64, 128);
+  CHECK_EXACT(int8<per_channel<16>>, int4<per_channel<>>, 64, 64, 256);
+}
+
 TEST_CASE("attention: rotated keys and values are exact", "[cpu][attention]") {
   CHECK_EXACT(pith::pipe<hadamard<128>, int4<per_channel<32>>>, pith::pipe<hadamard<64>, int4<per_token<32>>>, 128, 128, 64);
 }
