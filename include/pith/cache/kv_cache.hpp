@@ -7,7 +7,8 @@
 // Per (sequence, layer, KV head) there are three segments: `first` (raw), sealed tiles in pages, staging (raw). When staging holds last<n>
 // tokens and a whole tile, its oldest tile is sealed; tiles are counted from the end of `first`, so the bytes depend on the slots alone.
 //
-// Threads: different sequences may be used at the same time; one sequence has one writer. No call allocates after make().
+// Threads: different sequences may be used at the same time; one sequence has one writer; open, fork and close come one at a time.
+// No call allocates after make().
 // Errors come back as statuses and leave the cache as it was. Keys are stored after RoPE.
 #pragma once
 
@@ -20,7 +21,9 @@
 namespace pith {
 
 template <class T>
-concept is_complete = requires { sizeof(T); };
+concept is_complete = requires {
+  sizeof(T);
+};
 
 template <class Recipe>
 class cache : cache_writer<Recipe> {
@@ -31,9 +34,11 @@ class cache : cache_writer<Recipe> {
   using typename base::page;
   using typename base::segments;
   using typename base::storage;
-  static_assert(!std::is_void_v<typename Recipe::backend> || is_complete<default_backend<std::conditional_t<std::is_class_v<Recipe>, void, Recipe>>>,
+  static_assert(!std::is_void_v<typename Recipe::backend> ||
+                    is_complete<default_backend<std::conditional_t<std::is_class_v<Recipe>, void, Recipe>>>,
                 "[pith] kv_cache<...>: no backend is included. Fix: #include \"pith/cpu/attention.hpp\".");
-  using backend = typename std::conditional_t<std::is_void_v<typename Recipe::backend>, default_backend<>, std::type_identity<typename Recipe::backend>>::type;
+  using backend = typename std::conditional_t<std::is_void_v<typename Recipe::backend>, default_backend<>,
+                                              std::type_identity<typename Recipe::backend>>::type;
   using engine = attention_engine<backend, page, typename Recipe::accuracy>;
 
   // A new, empty sequence.
@@ -98,12 +103,13 @@ class cache : cache_writer<Recipe> {
     return {};
   }
 
-  // Attention of the newest q.extent[0] tokens of the sequence, causal. q [token][query_head][key channel], out [token][query_head][value channel].
-  // A sequence without tokens gives out = 0, lse = -infinity.
+  // Attention of the newest q.extent[0] tokens of the sequence, causal. q [token][query_head][key channel], out [token][query_head][value
+  // channel]. A sequence without tokens gives out = 0, lse = -infinity.
   //
   // errors  stale_handle, out_of_range (layer, more queries than tokens, options), shape_mismatch
   template <class Q, storage_scalar O, executor Executor = serial>
-  status attend(sequence of, int layer, tensor_view<Q, 3> q, tensor_view<O, 3> out, attention_options const& options = {}, Executor&& run = {}) const {
+  status attend(sequence of, int layer, tensor_view<Q, 3> q, tensor_view<O, 3> out, attention_options const& options = {},
+                Executor&& run = {}) const {
     if (status const ok = check_queries(of, layer, q, out, options); !ok) return ok;
     std::int64_t const tokens = store_.layer(of.index, layer).tokens;
     if (tokens > 0 && q.extent[0] > tokens) return {errc::out_of_range, q.extent[0]};
@@ -173,9 +179,7 @@ class cache : cache_writer<Recipe> {
 
   // Removes tokens from one KV head: they are never seen again, and a page without a living slot is given back (unless a fork shares it).
   // errors  stale_handle, out_of_range (layer, head, token; nothing was removed)
-  status evict(sequence of, int layer, int head, std::span<std::int64_t const> tokens)
-    requires(Recipe::has_liveness)
-  {
+  status evict(sequence of, int layer, int head, std::span<std::int64_t const> tokens) requires(Recipe::has_liveness) {
     if (status const ok = this->check_head(of, layer, head); !ok) return ok;
     layer_state const& state = store_.layer(of.index, layer);
     for (std::int64_t const token : tokens)
@@ -191,9 +195,7 @@ class cache : cache_writer<Recipe> {
 
   // Sets what is added to a token's score in one KV head, natural units. Steps that hold a bias are computed in exact accuracy.
   // errors  stale_handle, out_of_range, not_finite (NaN or +infinity)
-  status set_bias(sequence of, int layer, int head, std::int64_t token, float value)
-    requires(Recipe::has_bias)
-  {
+  status set_bias(sequence of, int layer, int head, std::int64_t token, float value) requires(Recipe::has_bias) {
     if (status const ok = this->check_head(of, layer, head); !ok) return ok;
     layer_state const& state = store_.layer(of.index, layer);
     if (token < 0 || token >= state.tokens) return {errc::out_of_range, token};
@@ -203,7 +205,9 @@ class cache : cache_writer<Recipe> {
   }
 
   // Tokens of a layer; 0 for a stale handle.
-  std::int64_t length(sequence of, int layer) const { return this->check(of) && layer >= 0 && layer < store_.shape.layers ? store_.layer(of.index, layer).tokens : 0; }
+  std::int64_t length(sequence of, int layer) const {
+    return this->check(of) && layer >= 0 && layer < store_.shape.layers ? store_.layer(of.index, layer).tokens : 0;
+  }
 
   // Bytes in use: pages, raw blocks, table runs, and what every open sequence holds (chunk buffer, side arrays, states).
   std::int64_t resident_bytes() const {
@@ -219,7 +223,9 @@ class cache : cache_writer<Recipe> {
       for (int l = 0; store_.sequences[s].open && l < store_.shape.layers; ++l) tokens += store_.layer(s, l).tokens;
     return tokens * store_.shape.kv_heads * (Recipe::key_channels + Recipe::value_channels);
   }
-  double bits_per_value() const { return stored_values() == 0 ? 0.0 : 8.0 * static_cast<double>(resident_bytes()) / static_cast<double>(stored_values()); }
+  double bits_per_value() const {
+    return stored_values() == 0 ? 0.0 : 8.0 * static_cast<double>(resident_bytes()) / static_cast<double>(stored_values());
+  }
 
   cache_shape const& shape() const { return store_.shape; }
   storage const& memory() const { return store_; }  // for tests and tools: the segments as they are stored
@@ -240,7 +246,8 @@ class cache : cache_writer<Recipe> {
   status check_queries(sequence of, int layer, tensor_view<Q, 3> q, tensor_view<O, 3> out, attention_options const& options) const {
     if (status const ok = this->check_layer(of, layer); !ok) return ok;
     if (q.extent[1] != store_.shape.query_heads) return {errc::shape_mismatch, q.extent[1]};
-    return query_rows<std::remove_const_t<Q>, O>::check(q, out, options, store_.shape.kv_heads, Recipe::key_channels, Recipe::value_channels);
+    return query_rows<std::remove_const_t<Q>, O>::check(q, out, options, store_.shape.kv_heads, Recipe::key_channels,
+                                                        Recipe::value_channels);
   }
 
   // Which slots query token i of a call sees.
@@ -257,7 +264,9 @@ class cache : cache_writer<Recipe> {
       std::int64_t const before = state.slots > 0 ? store.positions_of(sequence, layer)[state.slots - 1] : -1;
       return chunk_positions.empty() ? before + 1 + (slot - state.slots) : chunk_positions[static_cast<std::size_t>(slot - state.slots)];
     }
-    std::int64_t slot_of(std::int64_t token) const { return token < state.tokens ? state.slot_of(token) : state.slots + (token - state.tokens); }
+    std::int64_t slot_of(std::int64_t token) const {
+      return token < state.tokens ? state.slot_of(token) : state.slots + (token - state.tokens);
+    }
 
     void of_query(std::int64_t i, std::int64_t* lower, std::int64_t* upper) const {
       std::int64_t const token = state.tokens + chunk - queries + i;
@@ -279,8 +288,8 @@ class cache : cache_writer<Recipe> {
   };
 
   template <class Q, class O, class Executor>
-  void attend_heads(std::int64_t index, int layer, std::int64_t chunk, std::span<std::int64_t const> at, tensor_view<Q const, 3> q, tensor_view<O, 3> out,
-                    attention_options const& options, Executor&& run) const {
+  void attend_heads(std::int64_t index, int layer, std::int64_t chunk, std::span<std::int64_t const> at, tensor_view<Q const, 3> q,
+                    tensor_view<O, 3> out, attention_options const& options, Executor&& run) const {
     visible_slots const slots{store_, store_.layer(index, layer), index, layer, q.extent[0], chunk, options.window, at};
     run.for_each(store_.shape.kv_heads, [&](std::int64_t head) {
       query_rows<Q, O> const rows{.q = q,
