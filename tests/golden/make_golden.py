@@ -28,6 +28,9 @@ def make_rows(channels, seed):
     rows[4, :] = F32(-1.25)
     rows[11, :] = (np.arange(channels) % 31).astype(F32) / F32(2)  # with 15 steps of 1: every half
     rows[12, :] = 0
+    rows[13, :] = (np.arange(channels) % 31).astype(F32) * F32(1.5)  # with 15 steps of 3
+    rows[14:16, :] = (random.integers(0, 511, (2, channels)) * 7).astype(F32) / F32(2)  # with 255 steps of 7
+    rows[14:16, ::16], rows[14:16, 1::16] = 0, 255 * 7
     rows[40, :] *= F32(1e-6)
     rows[41, :] += F32(1000)
     rows[17, 3], rows[18, 30], rows[19, 31] = np.nan, np.inf, -np.inf

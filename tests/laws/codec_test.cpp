@@ -205,6 +205,26 @@ TEST_CASE("codec rule C4: an infinity becomes the largest finite number of its g
   }
 }
 
+TEST_CASE("codec rule C4: a NaN is stored as zero, or as the end of the range that is nearest to it", "[law][codec]") {
+  for (any_tile const& tile : all_tiles()) {
+    if (!tile.is_integer || tile.transformed) continue;
+    INFO(tile.name);
+    auto rows = pith_test::hard_inputs(tile.tokens, tile.channels)[0].rows, zeros = rows;
+    for (int place : {3 * tile.channels + 5, 9 * tile.channels + 40, 31 * tile.channels}) {
+      rows[static_cast<std::size_t>(place)] = quiet_nan;
+      zeros[static_cast<std::size_t>(place)] = 0;
+    }
+    CHECK(encoded(tile, rows) == encoded(tile, zeros));
+    for (float& x : rows) x = pith::is_nan(x) ? x : x * x + 1;  // positive: the nearest end is the smallest
+    auto const back = decoded(tile, encoded(tile, rows));
+    float least = 1e30f;
+    int const place = 9 * tile.channels + 40;
+    for (int i = 0; i < tile.numbers(); ++i)
+      if (tile.same_group(i, place)) least = std::min(least, back[static_cast<std::size_t>(i)]);
+    CHECK(back[static_cast<std::size_t>(place)] == least);
+  }
+}
+
 TEST_CASE("codec rule C4: finite numbers decode to finite numbers under saturation", "[law][codec]") {
   for_each_hard_input([](any_tile const& tile, pith_test::input const& x) {
     if (tile.nan != pith::nan_policy::saturate) return;

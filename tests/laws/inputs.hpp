@@ -62,6 +62,14 @@ inline std::vector<input> hard_inputs(int tokens, int channels, std::uint64_t se
   add("positive", [&](int, int) { return pith::bits_float(pith::float_bits(gaussian(random)) & 0x7fffffffu); });
   add("large", [&](int, int) { return gaussian(random) * 0x1p90f; });
   add("largest floats", [&](int, int) { return random() % 3 == 0 ? pith::bits_float(0x7f7fffffu | (static_cast<std::uint32_t>(random()) & 0x80000000u)) : gaussian(random); });
+  // Halves of an odd step, the range pinned in every 16: where x / s and x * (1/s) round apart.
+  for (int top : {3, 15, 255})
+    for (bool along_tokens : {false, true})
+      add(along_tokens ? "ties along tokens" : "ties along channels", [&](int t, int c) {
+        int const place = (along_tokens ? t : c) % 16, step = 2 * ((along_tokens ? c : t) % 29) + 3;
+        int const halves = place == 0 ? 0 : place == 1 ? 2 * top : static_cast<int>(random() % static_cast<unsigned>(2 * top + 1));
+        return static_cast<float>(halves * step) * 0.5f;
+      });
   return all;
 }
 
