@@ -12,6 +12,7 @@
 // expect 6: per_channel<G>: a group spans G tokens of a page.
 // expect 7: hadamard<N>: N is a power of two up to 1024. Fix: hadamard<64>.
 // expect 8: hadamard<N>: the channels must be a multiple of N. Fix: an N that divides head_dim.
+// expect 9: per_channel<>: a group spans a page of at most 256 tokens. Fix: per_channel<256>.
 template <class Codec, int Channels = 64, int PageTokens = 64>
 void round_trip(float* rows, std::byte* bytes) {
   using tile = typename Codec::template bind<Channels, PageTokens, pith::use::dot>;
@@ -36,8 +37,11 @@ void use(float* rows, std::byte* bytes) {
   round_trip<pith::pipe<pith::hadamard<48>, pith::int4<pith::per_token<16>>>, 96>(rows, bytes);
 #elif PITH_WRONG == 8
   round_trip<pith::pipe<pith::hadamard<64>, pith::int4<pith::per_token<16>>>, 80>(rows, bytes);
+#elif PITH_WRONG == 9
+  round_trip<pith::int4<pith::per_channel<>>, 64, 512>(rows, bytes);
 #else
   round_trip<pith::pipe<pith::hadamard<64>, pith::int4<pith::per_token<64>>>>(rows, bytes);
   round_trip<pith::int2<pith::per_channel<128>>, 80, 128>(rows, bytes);
+  round_trip<pith::int4<pith::per_channel<>>, 64, 256>(rows, bytes);
 #endif
 }

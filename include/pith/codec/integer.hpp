@@ -207,6 +207,9 @@ consteval bool check_integer_tile() {
   } else if constexpr (Group::along_tokens && (PageTokens % block_tokens != 0 || (Group::group != whole && PageTokens % Group::group != 0))) {
     static_assert(!Group::along_tokens, "[pith] per_channel<G>: a group spans G tokens of a page. Fix: pages<paged<N>> with N a multiple of G and of 32.");
     return false;
+  } else if constexpr (Group::along_tokens && Group::group == whole && PageTokens > 256) {
+    static_assert(PageTokens <= 256, "[pith] per_channel<>: a group spans a page of at most 256 tokens. Fix: per_channel<256>.");
+    return false;
   } else {
     return true;
   }
