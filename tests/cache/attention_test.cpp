@@ -10,12 +10,13 @@ using namespace pith_test;
 
 namespace {
 
-struct plain : pith::kv_cache<pith::head_dim<64>, pith::keys<pith::raw<pith::bf16>>, pith::values<pith::raw<pith::bf16>>, pith::raw<pith::last<32>>,
-                              pith::side<pith::positions>> {};
+struct plain : pith::kv_cache<pith::head_dim<64>, pith::keys<pith::raw<pith::bf16>>, pith::values<pith::raw<pith::bf16>>,
+                              pith::raw<pith::last<32>>, pith::side<pith::positions>> {};
 
 // Nothing is the default here: heads of two sizes, tiles of two lengths, many first tokens, a raw window of one.
-struct unusual : pith::kv_cache<pith::head_dim<96, 32>, pith::keys<pith::int8<pith::per_token<>, pith::zero::none>>, pith::values<pith::int4<pith::per_channel<64>>>,
-                                pith::raw<pith::last<1>, pith::first<20>>, pith::pages<pith::paged<128>>> {};
+struct unusual : pith::kv_cache<pith::head_dim<96, 32>, pith::keys<pith::int8<pith::per_token<>, pith::zero::none>>,
+                                pith::values<pith::int4<pith::per_channel<64>>>, pith::raw<pith::last<1>, pith::first<20>>,
+                                pith::pages<pith::paged<128>>> {};
 
 template <class Recipe>
 pith::cache<Recipe> make_cache(pith::cache_shape shape = {.kv_heads = 2, .query_heads = 4}) {
@@ -42,7 +43,9 @@ struct filled {
     REQUIRE(cache.append(of, 0, k.all(), v.all()));
   }
   tokens_of_heads queries(int64_t count) const { return model_queries(33, count, cache.shape().query_heads, Recipe::key_channels); }
-  double error(int64_t count, pith::attention_options const& options = {}) const { return attention_error(cache, of, 0, queries(count), options); }
+  double error(int64_t count, pith::attention_options const& options = {}) const {
+    return attention_error(cache, of, 0, queries(count), options);
+  }
 };
 
 // Runs the pieces on threads of its own.
@@ -70,7 +73,8 @@ double relative_error(filled<Recipe> const& of, tokens_of_heads const& q, output
   for (int64_t i = 0; i < q.tokens; ++i)
     for (int h = 0; h < q.heads; ++h) {
       content const& all = heads[static_cast<std::size_t>(h * static_cast<int>(heads.size()) / q.heads)];
-      answer const right = exact_attention(all, q.row(i, h), 0, all.tokens - q.tokens + i + 1, {.scale = 1 / std::sqrt(static_cast<double>(all.dk))});
+      answer const right =
+          exact_attention(all, q.row(i, h), 0, all.tokens - q.tokens + i + 1, {.scale = 1 / std::sqrt(static_cast<double>(all.dk))});
       for (int c = 0; c < all.dv; ++c) {
         double const d = static_cast<double>(got.out.row(i, h)[c]) - right.out[static_cast<std::size_t>(c)];
         difference += d * d;
@@ -109,9 +113,13 @@ std::vector<T> convert(tokens_of_heads const& from) {
 
 }  // namespace
 
-TEST_CASE("attend: int8 per token", "[cache][attention]") { check_recipe<pith::recipes::int8_cache_exact<64>, pith::recipes::int8_cache<64>>(0.01); }
+TEST_CASE("attend: int8 per token", "[cache][attention]") {
+  check_recipe<pith::recipes::int8_cache_exact<64>, pith::recipes::int8_cache<64>>(0.01);
+}
 
-TEST_CASE("attend: kivi4", "[cache][attention]") { check_recipe<pith::recipes::kivi<64, 4, 32, 32, pith::exact_accuracy>, pith::recipes::kivi4<64>>(0.01); }
+TEST_CASE("attend: kivi4", "[cache][attention]") {
+  check_recipe<pith::recipes::kivi<64, 4, 32, 32, pith::exact_accuracy>, pith::recipes::kivi4<64>>(0.01);
+}
 
 TEST_CASE("attend: rotated4", "[cache][attention]") {
   check_recipe<pith::recipes::rotated<64, 4, 32, pith::exact_accuracy>, pith::recipes::rotated4<64>>(0.02);
@@ -176,10 +184,12 @@ TEST_CASE("attend: windows count positions, which may have gaps", "[cache][atten
   tokens_of_heads const k = model_keys(41, 400, 2), v = gaussian(42, 400, 2);
   random_bits bits(43);
   std::vector<int64_t> at;
-  for (int64_t position = 5, i = 0; i < 170; ++i, position += 1 + static_cast<int64_t>(bits() % 4 == 0 ? bits() % 30 : 0)) at.push_back(position);
+  for (int64_t position = 5, i = 0; i < 170; ++i, position += 1 + static_cast<int64_t>(bits() % 4 == 0 ? bits() % 30 : 0))
+    at.push_back(position);
   std::span<int64_t const> const positions(at);
   REQUIRE(cache.append(s, 0, k.part(0, 100), v.part(0, 100), positions.first(100)));
-  for (int64_t const window : {1, 2, 17, 60, 200, 4000}) CHECK(attention_error(cache, s, 0, model_queries(44, 5, 4), {.window = window}) <= 1);
+  for (int64_t const window : {1, 2, 17, 60, 200, 4000})
+    CHECK(attention_error(cache, s, 0, model_queries(44, 5, 4), {.window = window}) <= 1);
 
   for (int64_t const window : {1, 33, 150}) {
     pith::sequence const fork = cache.fork(s).value();
@@ -203,7 +213,8 @@ TEST_CASE("attend: windows count positions, which may have gaps", "[cache][atten
   CHECK(after.position[49] == at[49]);
   CHECK(after.position[50] == at[49] + 1);
   CHECK(after.position[52] == at[49] + 10);
-  for (int64_t const window : {1, 2, 17, 58, 59, 60, 70, 200}) CHECK(attention_error(cache, s, 0, model_queries(46, 5, 4), {.window = window}) <= 1);
+  for (int64_t const window : {1, 2, 17, 58, 59, 60, 70, 200})
+    CHECK(attention_error(cache, s, 0, model_queries(46, 5, 4), {.window = window}) <= 1);
 }
 
 TEST_CASE("attend: each layer has its own positions", "[cache][attention][positions]") {

@@ -17,7 +17,8 @@ struct rejecting : pith::kv_cache<pith::head_dim<64>, pith::keys<pith::raw<pith:
 struct propagating : pith::kv_cache<pith::head_dim<64>, pith::keys<pith::raw<pith::bf16>>, pith::values<pith::raw<pith::bf16>>,
                                     pith::non_finite<pith::nan_policy::propagate>> {};
 
-pith::cache_shape const shape{.layers = 2, .kv_heads = 2, .query_heads = 4, .bytes = 4 << 20, .max_sequences = 3, .max_tokens = 600, .max_chunk = 50};
+pith::cache_shape const shape{
+    .layers = 2, .kv_heads = 2, .query_heads = 4, .bytes = 4 << 20, .max_sequences = 3, .max_tokens = 600, .max_chunk = 50};
 
 template <class Recipe = recipe>
 pith::cache<Recipe> make_cache(pith::cache_shape const& of = shape) {
@@ -28,7 +29,9 @@ pith::cache<Recipe> make_cache(pith::cache_shape const& of = shape) {
 
 tokens_of_heads const k = model_keys(1, 400, 2), v = gaussian(2, 400, 2), q = model_queries(3, 400, 4);
 
-pith::tensor_view<float const, 3> view(tokens_of_heads const& of, int64_t tokens, int heads, int channels) { return {of.data.data(), {tokens, heads, channels}}; }
+pith::tensor_view<float const, 3> view(tokens_of_heads const& of, int64_t tokens, int heads, int channels) {
+  return {of.data.data(), {tokens, heads, channels}};
+}
 
 struct room {
   std::vector<float> data = std::vector<float>(400 * 4 * 64, 7.0f);
@@ -75,8 +78,8 @@ TEST_CASE("handles: closed, reopened, foreign and made up ones are stale everywh
   REQUIRE(reopened.index == closed.index);
   pith::sequence const foreign = other.open().value();
   room out;
-  for (pith::sequence const bad : {closed, foreign, pith::sequence{}, pith::sequence{reopened.cache, 3, 0}, pith::sequence{reopened.cache, 0xffffffffu, 0},
-                                   pith::sequence{reopened.cache, 1, 0}}) {
+  for (pith::sequence const bad : {closed, foreign, pith::sequence{}, pith::sequence{reopened.cache, 3, 0},
+                                   pith::sequence{reopened.cache, 0xffffffffu, 0}, pith::sequence{reopened.cache, 1, 0}}) {
     INFO(bad.cache << " " << bad.index << " " << bad.generation);
     status const stale{errc::stale_handle, bad.index};
     CHECK(cache.append(bad, 0, k.part(0, 1), v.part(0, 1)) == stale);
@@ -120,8 +123,9 @@ TEST_CASE("layers, heads and tokens out of range", "[cache][error]") {
   for (float const bias : {not_a_number, infinity}) CHECK(cache.set_bias(s, 0, 1, 17, bias) == status{errc::not_finite, 17});
   CHECK(cache.truncate(s, -1).error() == status{errc::out_of_range, -1});
   CHECK(cache.attend(s, 0, q.part(0, 101), out.of(101)) == status{errc::out_of_range, 101});
-  for (pith::attention_options const& options : {pith::attention_options{.scale = -1}, pith::attention_options{.scale = not_a_number}, pith::attention_options{.soft_cap = -1},
-                                                 pith::attention_options{.soft_cap = not_a_number}, pith::attention_options{.window = -1}})
+  for (pith::attention_options const& options :
+       {pith::attention_options{.scale = -1}, pith::attention_options{.scale = not_a_number}, pith::attention_options{.soft_cap = -1},
+        pith::attention_options{.soft_cap = not_a_number}, pith::attention_options{.window = -1}})
     CHECK(cache.attend(s, 0, q.part(0, 1), out.of(1), options).code == errc::out_of_range);
   CHECK(image(cache, s) == before);
   CHECK(out.untouched());
@@ -134,7 +138,8 @@ TEST_CASE("shapes that do not fit", "[cache][error]") {
   sequence_image const before = image(cache, s);
   room out;
   auto const good_k = k.part(0, 3), good_v = v.part(0, 3);
-  std::array const bad_views{view(k, 4, 2, 64), view(k, 3, 1, 64), view(k, 3, 3, 64), view(k, 3, 2, 32), view(k, 3, 2, 65), view(k, 3, 2, 0), view(k, -1, 2, 64)};
+  std::array const bad_views{view(k, 4, 2, 64), view(k, 3, 1, 64), view(k, 3, 3, 64), view(k, 3, 2, 32),
+                             view(k, 3, 2, 65), view(k, 3, 2, 0),  view(k, -1, 2, 64)};
   for (auto const& bad : bad_views) {
     CHECK(cache.append(s, 0, bad, good_v).code == errc::shape_mismatch);
     CHECK(cache.append(s, 0, good_k, bad).code == errc::shape_mismatch);
@@ -191,7 +196,8 @@ TEST_CASE("make: shapes, memory that is too small, memory that is not aligned", 
   std::vector<std::byte> bytes(static_cast<std::size_t>(least + 128));
   auto const past = reinterpret_cast<std::uintptr_t>(bytes.data()) % 64;
   std::byte* const aligned = bytes.data() + (64 - past) % 64;
-  for (int const off : {1, 4, 32, 63}) CHECK(pith::make<recipe>(shape, {aligned + off, static_cast<std::size_t>(least)}).error() == status{errc::misaligned, off});
+  for (int const off : {1, 4, 32, 63})
+    CHECK(pith::make<recipe>(shape, {aligned + off, static_cast<std::size_t>(least)}).error() == status{errc::misaligned, off});
   auto borrowed = pith::make<recipe>(shape, {aligned, static_cast<std::size_t>(least)});
   REQUIRE(borrowed);
   pith::sequence const s = borrowed.value().open().value();
@@ -304,7 +310,7 @@ TEST_CASE("truncate: more than 16 cut tiles are refused, and nothing was cut", "
   CHECK(cache.truncate(s, tokens + 9).error() == status{errc::capacity_exceeded, 16});
   CHECK(image(cache, s) == before);
   for (int layer = 0; layer < 2; ++layer) CHECK(attention_error(cache, s, layer, model_queries(9, 70, 4)) <= 1);
-  CHECK(cache.truncate(s, tokens + 32).value().exact);  // a cut at a tile's end needs no dead slot
+  CHECK(cache.truncate(s, tokens + 32).value().exact);       // a cut at a tile's end needs no dead slot
   CHECK_FALSE(cache.truncate(s, tokens - 9).value().exact);  // the last cut is undone, and there is room for one more
   for (int layer = 0; layer < 2; ++layer) REQUIRE(cache.append(s, layer, k.part(0, 80), v.part(0, 80)));
   CHECK_FALSE(cache.truncate(s, tokens).value().exact);

@@ -11,14 +11,17 @@ namespace {
 
 // Keys and values are sealed at different times and in tiles of different codecs; a page is sealed in two steps.
 template <int First>
-struct mixed : pith::kv_cache<pith::head_dim<64>, pith::keys<pith::int4<pith::per_channel<32>>>, pith::values<pith::int8<pith::per_token<32>>>,
-                              pith::raw<pith::first<First>, pith::last<32, 64>>, pith::pages<pith::paged<64>>, pith::side<pith::liveness, pith::bias>> {};
+struct mixed : pith::kv_cache<pith::head_dim<64>, pith::keys<pith::int4<pith::per_channel<32>>>,
+                              pith::values<pith::int8<pith::per_token<32>>>, pith::raw<pith::first<First>, pith::last<32, 64>>,
+                              pith::pages<pith::paged<64>>, pith::side<pith::liveness, pith::bias>> {};
 using recipe = mixed<4>;
 
-struct biased : pith::kv_cache<pith::head_dim<64>, pith::keys<pith::int4<pith::per_channel<32>>>, pith::values<pith::int4<pith::per_token<32>>>,
-                               pith::raw<pith::first<4>, pith::last<32>>, pith::side<pith::bias>, pith::accuracy<pith::integer_accuracy>> {};
+struct biased
+    : pith::kv_cache<pith::head_dim<64>, pith::keys<pith::int4<pith::per_channel<32>>>, pith::values<pith::int4<pith::per_token<32>>>,
+                     pith::raw<pith::first<4>, pith::last<32>>, pith::side<pith::bias>, pith::accuracy<pith::integer_accuracy>> {};
 
-pith::cache_shape const shape{.layers = 2, .kv_heads = 2, .query_heads = 4, .bytes = 8 << 20, .max_sequences = 8, .max_tokens = 1024, .max_chunk = 100};
+pith::cache_shape const shape{
+    .layers = 2, .kv_heads = 2, .query_heads = 4, .bytes = 8 << 20, .max_sequences = 8, .max_tokens = 1024, .max_chunk = 100};
 
 template <class Recipe = recipe>
 pith::cache<Recipe> make_cache(pith::cache_shape const& of = shape) {
@@ -40,12 +43,14 @@ tokens_of_heads queries(int64_t tokens, std::uint64_t seed = 5) { return model_q
 template <class Recipe>
 void append(pith::cache<Recipe>& cache, pith::sequence to, int64_t from, int64_t count) {
   for (int layer = 0; layer < cache.shape().layers; ++layer)
-    REQUIRE(cache.append(to, layer, data().k[static_cast<std::size_t>(layer)].part(from, count), data().v[static_cast<std::size_t>(layer)].part(from, count)));
+    REQUIRE(cache.append(to, layer, data().k[static_cast<std::size_t>(layer)].part(from, count),
+                         data().v[static_cast<std::size_t>(layer)].part(from, count)));
 }
 
 template <class Recipe>
 void check_attention(pith::cache<Recipe> const& cache, pith::sequence of, int64_t tokens = 3) {
-  for (int layer = 0; layer < cache.shape().layers; ++layer) CHECK(attention_error(cache, of, layer, queries(std::min(tokens, cache.length(of, layer)))) <= 1);
+  for (int layer = 0; layer < cache.shape().layers; ++layer)
+    CHECK(attention_error(cache, of, layer, queries(std::min(tokens, cache.length(of, layer)))) <= 1);
 }
 
 // Every stored row is still recognizably the row that was appended: tokens[i] is the text's token that should be token i.
@@ -64,7 +69,8 @@ void check_rows(pith::cache<Recipe> const& cache, pith::sequence of, std::vector
           difference += d * d;
           length += wanted[c] * wanted[c];
         }
-        if (!(difference < 0.001f * length)) FAIL("layer " << layer << " head " << head << " token " << t << ": " << difference << " of " << length);
+        if (!(difference < 0.001f * length))
+          FAIL("layer " << layer << " head " << head << " token " << t << ": " << difference << " of " << length);
       }
     }
   }
@@ -287,7 +293,8 @@ TEST_CASE("rule 6: a fork copies raw segments, shares pages, and both go on alon
   for (int64_t const tokens : {0, 3, 4, 70, 100, 132, 200, 333}) {
     INFO(tokens << " tokens, " << cache.length(s, 0) << " before");
     append(cache, s, cache.length(s, 0), tokens - cache.length(s, 0));
-    int64_t const pages = cache.memory().page_pool->used_blocks(), runs = cache.memory().runs->used_runs(), raw = cache.memory().raw_pool->used_blocks();
+    int64_t const pages = cache.memory().page_pool->used_blocks(), runs = cache.memory().runs->used_runs(),
+                  raw = cache.memory().raw_pool->used_blocks();
     pith::sequence const fork = cache.fork(s).value();
     CHECK(cache.memory().page_pool->used_blocks() == pages);
     CHECK(cache.memory().runs->used_runs() == runs);

@@ -26,7 +26,8 @@ struct model_token {
 using model_sequence = std::vector<model_token>;
 
 struct world {
-  tokens_of_heads k = gaussian(1, text_tokens, kv_heads, channels), v = gaussian(2, text_tokens, kv_heads, channels), q = gaussian(3, text_tokens, query_heads, channels);
+  tokens_of_heads k = gaussian(1, text_tokens, kv_heads, channels), v = gaussian(2, text_tokens, kv_heads, channels),
+                  q = gaussian(3, text_tokens, query_heads, channels);
   pith::cache<recipe> cache;
   std::vector<std::pair<pith::sequence, model_sequence>> open;
   std::vector<pith::sequence> closed;
@@ -34,7 +35,13 @@ struct world {
   std::map<std::string, int64_t> count;
 
   explicit world(std::uint64_t seed, int64_t bytes)
-      : cache(pith::make<recipe>({.layers = layers, .kv_heads = kv_heads, .query_heads = query_heads, .bytes = bytes, .max_sequences = 6, .max_tokens = max_tokens, .max_chunk = 64})
+      : cache(pith::make<recipe>({.layers = layers,
+                                  .kv_heads = kv_heads,
+                                  .query_heads = query_heads,
+                                  .bytes = bytes,
+                                  .max_sequences = 6,
+                                  .max_tokens = max_tokens,
+                                  .max_chunk = 64})
                   .value()),
         bits(seed) {}
 
@@ -63,7 +70,8 @@ struct world {
   // The same chunk goes to every layer; where the pool ends in between, the layers that have it give it back.
   void grow(std::size_t at, bool with_attention) {
     auto& [handle, tokens] = open[at];
-    int64_t const chunk = below(8) == 0 ? below(65) : 1 + below(6), from = below(text_tokens - 64), before = static_cast<int64_t>(tokens.size());
+    int64_t const chunk = below(8) == 0 ? below(65) : 1 + below(6), from = below(text_tokens - 64),
+                  before = static_cast<int64_t>(tokens.size());
     for (int layer = 0; layer < layers; ++layer) {
       pith::status done;
       if (with_attention) {
@@ -115,7 +123,8 @@ struct world {
     auto& [handle, model] = open[at];
     if (model.empty()) return;
     auto const layer = static_cast<int>(below(layers)), head = static_cast<int>(below(kv_heads));
-    int64_t const size = static_cast<int64_t>(model.size()), from = below(size), to = std::min(size, from + (below(3) == 0 ? 140 : 1 + below(4)));
+    int64_t const size = static_cast<int64_t>(model.size()), from = below(size),
+                  to = std::min(size, from + (below(3) == 0 ? 140 : 1 + below(4)));
     std::vector<int64_t> tokens;
     for (int64_t t = from; t < to; ++t) tokens.push_back(t);
     if (below(2) == 0) std::reverse(tokens.begin(), tokens.end());
@@ -175,7 +184,8 @@ struct world {
   void check() {
     for (auto const& [handle, model] : open)
       for (int layer = 0; layer < layers; ++layer) REQUIRE(cache.length(handle, layer) == static_cast<int64_t>(model.size()));
-    if (!closed.empty()) REQUIRE(cache.close(closed[static_cast<std::size_t>(below(static_cast<int64_t>(closed.size())))]).code == errc::stale_handle);
+    if (!closed.empty())
+      REQUIRE(cache.close(closed[static_cast<std::size_t>(below(static_cast<int64_t>(closed.size())))]).code == errc::stale_handle);
     if (open.empty()) return;
     auto const& [handle, model] = open[static_cast<std::size_t>(below(static_cast<int64_t>(open.size())))];
     auto const layer = static_cast<int>(below(layers));
@@ -186,7 +196,8 @@ struct world {
     REQUIRE(got.status);
     double const error = worst_error(contents(model, layer), queries, got, options);
     worst = std::max(worst, error);
-    if (error > 1) FAIL(model.size() << " tokens, layer " << layer << ", window " << options.window << ": error " << error << " of what is allowed");
+    if (error > 1)
+      FAIL(model.size() << " tokens, layer " << layer << ", window " << options.window << ": error " << error << " of what is allowed");
   }
   double worst = 0;
 };
@@ -211,7 +222,8 @@ TEST_CASE("random operations: the cache agrees with a list of tokens", "[cache][
     CHECK(all.cache.resident_bytes() == 0);
     for (auto const& [what, times] : all.count) count[what] += times;
   }
-  for (char const* const what : {"append", "prefill", "fork", "truncate", "cut inexactly", "evict", "bias", "close", "exhausted"}) {  // everything did happen
+  for (char const* const what :
+       {"append", "prefill", "fork", "truncate", "cut inexactly", "evict", "bias", "close", "exhausted"}) {  // everything did happen
     INFO(what << " " << count[what]);
     CHECK(count[what] > 100);
   }

@@ -77,8 +77,8 @@ struct content {
   std::vector<bool> live, packed_key, packed_value;
   std::vector<int64_t> position;
 
-  void add(float const* key, float const* value, bool is_live = true, float with_bias = 0, bool key_is_packed = false, bool value_is_packed = false,
-           int64_t at = -1) {
+  void add(float const* key, float const* value, bool is_live = true, float with_bias = 0, bool key_is_packed = false,
+           bool value_is_packed = false, int64_t at = -1) {
     keys.insert(keys.end(), key, key + dk);
     values.insert(values.end(), value, value + dv);
     bias.push_back(with_bias);
@@ -88,7 +88,8 @@ struct content {
     position.push_back(at >= 0 ? at : position.empty() ? 0 : position.back() + 1);
     ++tokens;
   }
-  void add_chunk(tokens_of_heads const& k, tokens_of_heads const& v, int head, int64_t from, int64_t count, std::span<int64_t const> at = {}) {
+  void add_chunk(tokens_of_heads const& k, tokens_of_heads const& v, int head, int64_t from, int64_t count,
+                 std::span<int64_t const> at = {}) {
     std::vector<float> key(static_cast<std::size_t>(dk)), value(static_cast<std::size_t>(dv));
     for (int64_t t = from; t < from + count; ++t) {
       for (int c = 0; c < dk; ++c) key[static_cast<std::size_t>(c)] = rounded_to_bf16(k.row(t, head)[c]);
@@ -126,7 +127,8 @@ content stored(pith::cache<Recipe> const& cache, pith::sequence of, int layer, i
     if constexpr (Recipe::has_liveness) live = (memory.live_of(of.index, layer, head)[slot / 64] >> (slot % 64) & 1u) != 0;
     bool const given_back = (key_is_packed || value_is_packed) && page_of(cache, of, layer, head, staged) == pith::no_block;
     if (given_back) REQUIRE_FALSE(live);
-    std::byte const* const bytes = (key_is_packed || value_is_packed) && !given_back ? memory.page_pool->address(page_of(cache, of, layer, head, staged)) : nullptr;
+    std::byte const* const bytes =
+        (key_is_packed || value_is_packed) && !given_back ? memory.page_pool->address(page_of(cache, of, layer, head, staged)) : nullptr;
     if (key_is_packed && bytes != nullptr && staged / key_tile::tokens != key_tile_decoded) {
       key_tile_decoded = staged / key_tile::tokens;
       key_tile::decode(bytes + page::key_tile_at(static_cast<int>(staged % page::tokens)), key_rows.data());
@@ -136,15 +138,17 @@ content stored(pith::cache<Recipe> const& cache, pith::sequence of, int layer, i
       value_tile::decode(bytes + page::value_tile_at(static_cast<int>(staged % page::tokens)), value_rows.data());
     }
     for (int c = 0; c < all.dk; ++c)
-      key[static_cast<std::size_t>(c)] = staged < 0        ? segments::first_key_tile::get(raw, static_cast<int>(slot), c)
-                                         : !key_is_packed ? segments::key_tile::get(segments::key_tile_of(raw, staged), static_cast<int>(staged % 32), c)
-                                         : given_back     ? 0.0f
-                                                          : key_rows[static_cast<std::size_t>(staged % key_tile::tokens * all.dk + c)];
+      key[static_cast<std::size_t>(c)] = staged < 0 ? segments::first_key_tile::get(raw, static_cast<int>(slot), c)
+                                         : !key_is_packed
+                                             ? segments::key_tile::get(segments::key_tile_of(raw, staged), static_cast<int>(staged % 32), c)
+                                         : given_back ? 0.0f
+                                                      : key_rows[static_cast<std::size_t>(staged % key_tile::tokens * all.dk + c)];
     for (int c = 0; c < all.dv; ++c)
-      value[static_cast<std::size_t>(c)] = staged < 0 ? segments::first_value_tile::get(raw + segments::first_values_at, static_cast<int>(slot), c)
-                                           : !value_is_packed ? segments::value_tile::get(segments::value_tile_of(raw, staged), static_cast<int>(staged % 32), c)
-                                           : given_back       ? 0.0f
-                                                              : value_rows[static_cast<std::size_t>(staged % value_tile::tokens * all.dv + c)];
+      value[static_cast<std::size_t>(c)] =
+          staged < 0         ? segments::first_value_tile::get(raw + segments::first_values_at, static_cast<int>(slot), c)
+          : !value_is_packed ? segments::value_tile::get(segments::value_tile_of(raw, staged), static_cast<int>(staged % 32), c)
+          : given_back       ? 0.0f
+                             : value_rows[static_cast<std::size_t>(staged % value_tile::tokens * all.dv + c)];
     float bias = 0;
     if constexpr (Recipe::has_bias) bias = memory.biases_of(of.index, layer, head)[slot];
     int64_t position = -1;
@@ -191,12 +195,14 @@ sequence_image image(pith::cache<Recipe> const& cache, pith::sequence of) {
   made.sealed = sealed_bytes(cache, of);
   for (int layer = 0; layer < cache.shape().layers; ++layer) {
     pith::layer_state const& state = cache.memory().layer(of.index, layer);
-    for (int64_t const n : {state.tokens, state.slots, state.sealed_keys, state.sealed_values, static_cast<int64_t>(state.hole_count)}) made.numbers.push_back(n);
+    for (int64_t const n : {state.tokens, state.slots, state.sealed_keys, state.sealed_values, static_cast<int64_t>(state.hole_count)})
+      made.numbers.push_back(n);
     for (int i = 0; i < state.hole_count; ++i) made.numbers.insert(made.numbers.end(), {state.holes[i].begin, state.holes[i].end});
     for (int head = 0; head < cache.shape().kv_heads; ++head) {
       content const all = stored(cache, of, layer, head);
       for (int64_t t = 0; t < all.tokens; ++t) {
-        if (!all.packed_key[static_cast<std::size_t>(t)]) made.raw.insert(made.raw.end(), all.keys.begin() + t * all.dk, all.keys.begin() + (t + 1) * all.dk);
+        if (!all.packed_key[static_cast<std::size_t>(t)])
+          made.raw.insert(made.raw.end(), all.keys.begin() + t * all.dk, all.keys.begin() + (t + 1) * all.dk);
         if (!all.packed_value[static_cast<std::size_t>(t)])
           made.raw.insert(made.raw.end(), all.values.begin() + t * all.dv, all.values.begin() + (t + 1) * all.dv);
         made.raw.push_back(all.bias[static_cast<std::size_t>(t)]);
@@ -231,7 +237,8 @@ inline answer exact_attention(content const& all, float const* query, int64_t fr
   std::vector<double> widest(static_cast<std::size_t>(all.dk));
   for (int64_t t = 0; t < all.tokens; ++t)
     for (int c = 0; c < all.dk && all.packed_key[static_cast<std::size_t>(t)]; ++c)
-      widest[static_cast<std::size_t>(c)] = std::max(widest[static_cast<std::size_t>(c)], size(all.keys[static_cast<std::size_t>(t * all.dk + c)]));
+      widest[static_cast<std::size_t>(c)] =
+          std::max(widest[static_cast<std::size_t>(c)], size(all.keys[static_cast<std::size_t>(t * all.dk + c)]));
   double most = -std::numeric_limits<double>::infinity();
   for (int64_t t = std::max<int64_t>(0, from); t < to; ++t) {
     auto const at = static_cast<std::size_t>(t);
@@ -296,7 +303,8 @@ inline outputs room_for(tokens_of_heads const& q, int dv = 64) {
 inline pith::tensor_view<float, 3> writable(tokens_of_heads& of) { return {of.data.data(), {of.tokens, of.heads, of.channels}}; }
 
 template <class Recipe, class Executor = pith::serial>
-outputs attend(pith::cache<Recipe> const& cache, pith::sequence of, int layer, tokens_of_heads const& q, pith::attention_options options = {}, Executor&& run = {}) {
+outputs attend(pith::cache<Recipe> const& cache, pith::sequence of, int layer, tokens_of_heads const& q,
+               pith::attention_options options = {}, Executor&& run = {}) {
   outputs made = room_for(q, Recipe::value_channels);
   options.lse = {made.lse.data(), {q.tokens, q.heads}};
   made.status = cache.attend(of, layer, q.all(), writable(made.out), options, run);
@@ -313,14 +321,18 @@ outputs prefill(pith::cache<Recipe>& cache, pith::sequence of, int layer, tokens
 }
 
 // The largest error of out and lse in units of what is allowed: at most 1 if all is well. The queries are the newest tokens of `heads`.
-inline double worst_error(std::vector<content> const& heads, tokens_of_heads const& q, outputs const& got, pith::attention_options const& options = {}) {
+inline double worst_error(std::vector<content> const& heads, tokens_of_heads const& q, outputs const& got,
+                          pith::attention_options const& options = {}) {
   double worst = 0;
-  auto const note = [&](double error, double allowed) { worst = error <= allowed && !std::isnan(error) ? std::max(worst, allowed > 0 ? error / allowed : 0.0) : 1e9 + error; };
+  auto const note = [&](double error, double allowed) {
+    worst = error <= allowed && !std::isnan(error) ? std::max(worst, allowed > 0 ? error / allowed : 0.0) : 1e9 + error;
+  };
   int const group = q.heads / static_cast<int>(heads.size());
   for (int64_t i = 0; i < q.tokens; ++i)
     for (int h = 0; h < q.heads && worst < 1e9; ++h) {
       content const& all = heads[static_cast<std::size_t>(h / group)];
-      seen how{.scale = options.scale > 0 ? static_cast<double>(options.scale) : 1 / std::sqrt(static_cast<double>(all.dk)), .cap = static_cast<double>(options.soft_cap)};
+      seen how{.scale = options.scale > 0 ? static_cast<double>(options.scale) : 1 / std::sqrt(static_cast<double>(all.dk)),
+               .cap = static_cast<double>(options.soft_cap)};
       if (!options.sink_logits.empty()) {
         how.has_sink = true;
         how.sink = static_cast<double>(options.sink_logits[static_cast<std::size_t>(h)]);
@@ -328,10 +340,12 @@ inline double worst_error(std::vector<content> const& heads, tokens_of_heads con
       int64_t const to = all.tokens - q.tokens + i + 1;
       int64_t from = 0;
       if (options.window > 0 && to > 0)
-        while (from < to && all.position[static_cast<std::size_t>(from)] <= all.position[static_cast<std::size_t>(to - 1)] - options.window) ++from;
+        while (from < to && all.position[static_cast<std::size_t>(from)] <= all.position[static_cast<std::size_t>(to - 1)] - options.window)
+          ++from;
       answer const right = exact_attention(all, q.row(i, h), from, std::max<int64_t>(0, to), how);
       for (int c = 0; c < all.dv; ++c)
-        note(std::fabs(static_cast<double>(got.out.row(i, h)[c]) - right.out[static_cast<std::size_t>(c)]), right.out_tolerance[static_cast<std::size_t>(c)]);
+        note(std::fabs(static_cast<double>(got.out.row(i, h)[c]) - right.out[static_cast<std::size_t>(c)]),
+             right.out_tolerance[static_cast<std::size_t>(c)]);
       double const lse = static_cast<double>(got.lse[static_cast<std::size_t>(i * q.heads + h)]);
       if (std::isinf(right.lse))
         note(lse == right.lse ? 0.0 : 1.0, 0.0);
@@ -350,7 +364,8 @@ std::vector<content> stored_heads(pith::cache<Recipe> const& cache, pith::sequen
 
 // Attends and compares with the cache's own content.
 template <class Recipe>
-double attention_error(pith::cache<Recipe> const& cache, pith::sequence of, int layer, tokens_of_heads const& q, pith::attention_options const& options = {}) {
+double attention_error(pith::cache<Recipe> const& cache, pith::sequence of, int layer, tokens_of_heads const& q,
+                       pith::attention_options const& options = {}) {
   outputs const got = attend(cache, of, layer, q, options);
   if (!got.status) return 2e9 + static_cast<double>(got.status.code);
   return worst_error(stored_heads(cache, of, layer), q, got, options);

@@ -94,8 +94,8 @@ struct recipe : kv_cache<head_dim<64>, keys<codec_type>, values<codec_type>, raw
 #elif PITH_WRONG == 28
 struct recipe : kv_cache<head_dim<64>, keys<pith::pipe<hadamard<64>, int4<per_channel<64>>>>, values<codec_type>, pages<paged<96>>> {};
 #else
-struct recipe : kv_cache<values<codec_type>, raw<last<32, 64>, first<4>>, side<bias, liveness>, keys<pith::pipe<hadamard<16>, codec_type>>, head_dim<80, 64>,
-                         pages<paged<128>>, accuracy<exact_accuracy>> {};
+struct recipe : kv_cache<values<codec_type>, raw<last<32, 64>, first<4>>, side<bias, liveness>, keys<pith::pipe<hadamard<16>, codec_type>>,
+                         head_dim<80, 64>, pages<paged<128>>, accuracy<exact_accuracy>> {};
 #endif
 
 auto make_one() { return make<recipe>({.bytes = 1 << 20}); }

@@ -3,8 +3,8 @@
 //
 //   | first keys | first values | key ring: tiles of 32 tokens | value ring |
 //
-// Staging slot s (counted after `first`) lies in ring tile s / 32 modulo the ring's length. The ring holds `last` tokens and a whole tile to
-// be sealed; a tile is cleared when its first slot is written, so that no stale number is ever multiplied.
+// Staging slot s (counted after `first`) lies in ring tile s / 32 modulo the ring's length. The ring holds `last` tokens and a whole tile
+// to be sealed; a tile is cleared when its first slot is written, so that no stale number is ever multiplied.
 #pragma once
 
 #include <cstring>
@@ -31,8 +31,12 @@ struct raw_segments {
   static constexpr std::int64_t values_at = keys_at + key_ring * key_tile::bytes;
   static constexpr std::int64_t bytes = round_up(values_at + value_ring * value_tile::bytes, 64);
 
-  static std::byte* key_tile_of(std::byte* block, std::int64_t slot) { return block + keys_at + slot / block_tokens % key_ring * key_tile::bytes; }
-  static std::byte* value_tile_of(std::byte* block, std::int64_t slot) { return block + values_at + slot / block_tokens % value_ring * value_tile::bytes; }
+  static std::byte* key_tile_of(std::byte* block, std::int64_t slot) {
+    return block + keys_at + slot / block_tokens % key_ring * key_tile::bytes;
+  }
+  static std::byte* value_tile_of(std::byte* block, std::int64_t slot) {
+    return block + values_at + slot / block_tokens % value_ring * value_tile::bytes;
+  }
 
   // One token's row into a raw tile, slot by slot; from element (i) gives the number of channel i as f32.
   template <class Tile, class From>

@@ -48,8 +48,10 @@ using int8_per_channel = kivi<HeadDim, 8>;
 // Keys and values rotated by a Hadamard matrix before per-token quantization: outlier channels are spread out.
 // from     Ashkboos et al., QuaRot, 2024, section 4 (KV cache)
 template <int HeadDim, int Bits, int Group = 32, class Accuracy = integer_accuracy>
-struct rotated : kv_cache<head_dim<HeadDim>, keys<pipe<hadamard<HeadDim>, integer<Bits, per_token<Group>>>>,
-                          values<pipe<hadamard<HeadDim>, integer<Bits, per_token<Group>>>>, pith::raw<first<4>, last<32>>, pith::accuracy<Accuracy>> {};
+struct rotated
+    : kv_cache<head_dim<HeadDim>, keys<pipe<hadamard<HeadDim>, integer<Bits, per_token<Group>>>>,
+               values<pipe<hadamard<HeadDim>, integer<Bits, per_token<Group>>>>, pith::raw<first<4>, last<32>>, pith::accuracy<Accuracy>> {
+};
 template <int HeadDim>
 using rotated4 = rotated<HeadDim, 4>;
 template <int HeadDim>

@@ -33,8 +33,12 @@ struct segment_source {
   std::byte const* staging_keys(std::int64_t slot) const { return segments::key_tile_of(raw(), slot); }
   std::byte const* staging_values(std::int64_t slot) const { return segments::value_tile_of(raw(), slot); }
   std::int64_t chunk_tokens() const { return chunk; }
-  std::byte const* chunk_keys(std::int64_t token) const { return store.chunk_keys(sequence, head) + token / block_tokens * segments::key_tile::bytes; }
-  std::byte const* chunk_values(std::int64_t token) const { return store.chunk_values(sequence, head) + token / block_tokens * segments::value_tile::bytes; }
+  std::byte const* chunk_keys(std::int64_t token) const {
+    return store.chunk_keys(sequence, head) + token / block_tokens * segments::key_tile::bytes;
+  }
+  std::byte const* chunk_values(std::int64_t token) const {
+    return store.chunk_values(sequence, head) + token / block_tokens * segments::value_tile::bytes;
+  }
   std::span<slot_range const> dead() const { return {state().holes, static_cast<std::size_t>(state().hole_count)}; }
   std::uint64_t const* live() const { return Recipe::has_liveness ? store.live_of(sequence, layer, head) : nullptr; }
   float const* bias() const { return Recipe::has_bias ? store.biases_of(sequence, layer, head) : nullptr; }

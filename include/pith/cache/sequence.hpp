@@ -29,7 +29,7 @@ struct layer_state {
 
   std::int64_t tokens = 0;
   std::int64_t slots = 0;
-  std::int64_t sealed_keys = 0;    // slots after `first`
+  std::int64_t sealed_keys = 0;  // slots after `first`
   std::int64_t sealed_values = 0;
   slot_range holes[max_holes] = {};  // dead slots, ascending
   int hole_count = 0;

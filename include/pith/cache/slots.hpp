@@ -109,7 +109,7 @@ struct slot<side<A...>> {
   static constexpr kind which = kind::side;
   template <class Array>
   static constexpr bool has = (std::is_same_v<Array, A> || ...);
-  static constexpr bool known = ((std::is_same_v<A, positions> || std::is_same_v<A, liveness> || std::is_same_v<A, bias>) && ...);
+  static constexpr bool known = ((std::is_same_v<A, positions> || std::is_same_v<A, liveness> || std::is_same_v<A, bias>)&&...);
 };
 template <nan_policy P>
 struct slot<non_finite<P>> {
@@ -132,7 +132,8 @@ struct pick {
 };
 template <kind Which, class Default, class First, class... Rest>
 struct pick<Which, Default, First, Rest...> {
-  using type = typename std::conditional_t<slot<First>::which == Which, std::type_identity<slot<First>>, pick<Which, Default, Rest...>>::type;
+  using type =
+      typename std::conditional_t<slot<First>::which == Which, std::type_identity<slot<First>>, pick<Which, Default, Rest...>>::type;
 };
 
 }  // namespace slot_detail
@@ -146,38 +147,45 @@ consteval bool check_slots() {
   using raw_tokens = typename pick<kind::raw, raw<first<0>, last<32>>, Slots...>::type;
   using computed = typename pick<kind::accuracy, accuracy<exact_accuracy>, Slots...>::type::type;
   if constexpr (count<kind::none, Slots...> != 0) {
-    static_assert(count<kind::none, Slots...> == 0,
-                  "[pith] kv_cache<...>: every argument is a slot. Fix: wrap it: head_dim<64>, keys<C>, values<C>, raw<first<4>, last<32>>, "
-                  "pages<paged<64>>, accuracy<A>, side<...>, non_finite<P> or on<cpu>.");
+    static_assert(
+        count<kind::none, Slots...> == 0,
+        "[pith] kv_cache<...>: every argument is a slot. Fix: wrap it: head_dim<64>, keys<C>, values<C>, raw<first<4>, last<32>>, "
+        "pages<paged<64>>, accuracy<A>, side<...>, non_finite<P> or on<cpu>.");
     return false;
   } else if constexpr (count<kind::head_dim, Slots...> != 1) {
     static_assert(count<kind::head_dim, Slots...> == 1, "[pith] kv_cache<...>: exactly one head_dim is needed. Fix: head_dim<64>.");
     return false;
   } else if constexpr (count<kind::keys, Slots...> != 1) {
-    static_assert(count<kind::keys, Slots...> == 1, "[pith] kv_cache<...>: exactly one keys<Codec> is needed. Fix: keys<int4<per_token<64>>>.");
+    static_assert(count<kind::keys, Slots...> == 1,
+                  "[pith] kv_cache<...>: exactly one keys<Codec> is needed. Fix: keys<int4<per_token<64>>>.");
     return false;
   } else if constexpr (count<kind::values, Slots...> != 1) {
-    static_assert(count<kind::values, Slots...> == 1, "[pith] kv_cache<...>: exactly one values<Codec> is needed. Fix: values<int4<per_token<64>>>.");
+    static_assert(count<kind::values, Slots...> == 1,
+                  "[pith] kv_cache<...>: exactly one values<Codec> is needed. Fix: values<int4<per_token<64>>>.");
     return false;
   } else if constexpr (!once) {
     static_assert(once, "[pith] kv_cache<...>: a slot is given twice. Fix: keep one of each kind.");
     return false;
   } else if constexpr (!pick<kind::side, side<>, Slots...>::type::known) {
-    static_assert(pick<kind::side, side<>, Slots...>::type::known, "[pith] side<...>: the side arrays are positions, liveness and bias. Fix: side<liveness>.");
+    static_assert(pick<kind::side, side<>, Slots...>::type::known,
+                  "[pith] side<...>: the side arrays are positions, liveness and bias. Fix: side<liveness>.");
     return false;
   } else if constexpr (raw_tokens::first_tokens < 0 || raw_tokens::first_tokens > 256) {
     static_assert(raw_tokens::first_tokens == 0, "[pith] first<N>: N is 0 to 256. Fix: first<4>.");
     return false;
   } else if constexpr (raw_tokens::last_keys < 1 || raw_tokens::last_values < 1) {
-    static_assert(raw_tokens::last_keys > 0 && raw_tokens::last_values > 0, "[pith] last<N>: a query sees its own token raw, so N is at least 1. Fix: last<32>.");
+    static_assert(raw_tokens::last_keys > 0 && raw_tokens::last_values > 0,
+                  "[pith] last<N>: a query sees its own token raw, so N is at least 1. Fix: last<32>.");
     return false;
   } else if constexpr (!std::is_same_v<computed, exact_accuracy> && !std::is_same_v<computed, integer_accuracy>) {
-    static_assert(std::is_same_v<computed, exact_accuracy>, "[pith] accuracy<A>: A is exact_accuracy or integer_accuracy. Fix: accuracy<integer_accuracy>.");
+    static_assert(std::is_same_v<computed, exact_accuracy>,
+                  "[pith] accuracy<A>: A is exact_accuracy or integer_accuracy. Fix: accuracy<integer_accuracy>.");
     return false;
   } else {
     using dims = typename pick<kind::head_dim, head_dim<64>, Slots...>::type;
-    return check_page<typename pick<kind::keys, keys<raw<bf16>>, Slots...>::type::type, typename pick<kind::values, values<raw<bf16>>, Slots...>::type::type,
-                      dims::key_channels, dims::value_channels, pick<kind::pages, pages<paged<64>>, Slots...>::type::tokens>();
+    return check_page<typename pick<kind::keys, keys<raw<bf16>>, Slots...>::type::type,
+                      typename pick<kind::values, values<raw<bf16>>, Slots...>::type::type, dims::key_channels, dims::value_channels,
+                      pick<kind::pages, pages<paged<64>>, Slots...>::type::tokens>();
   }
 }
 
@@ -191,8 +199,9 @@ struct page_of {
 template <class... Slots>
 struct page_of<true, Slots...> {
   using dims = typename pick<kind::head_dim, head_dim<64>, Slots...>::type;
-  using type = kv_page<typename pick<kind::keys, keys<raw<bf16>>, Slots...>::type::type, typename pick<kind::values, values<raw<bf16>>, Slots...>::type::type,
-                       dims::key_channels, dims::value_channels, pick<kind::pages, pages<paged<64>>, Slots...>::type::tokens>;
+  using type = kv_page<typename pick<kind::keys, keys<raw<bf16>>, Slots...>::type::type,
+                       typename pick<kind::values, values<raw<bf16>>, Slots...>::type::type, dims::key_channels, dims::value_channels,
+                       pick<kind::pages, pages<paged<64>>, Slots...>::type::tokens>;
 };
 
 }  // namespace slot_detail

@@ -25,7 +25,7 @@ struct cache_shape {
   int layers = 1;
   int kv_heads = 1;
   int query_heads = 1;
-  std::int64_t bytes = 0;       // of the arena: everything a sequence stores comes from it
+  std::int64_t bytes = 0;  // of the arena: everything a sequence stores comes from it
   int max_sequences = 1;
   std::int64_t max_tokens = 0;  // slots of a sequence; needed for side arrays; 0: as many as the pages hold
   int max_chunk = 128;          // most tokens of one prefill()
@@ -41,9 +41,9 @@ struct cache_storage {
   std::optional<block_pool> raw_pool, page_pool;
   std::optional<run_store> runs;
   std::byte* chunks = nullptr;
-  std::int64_t* position = nullptr;     // [sequence][layer][slot]
-  std::uint64_t* live_bits = nullptr;   // [sequence][layer][head][slot / 64]
-  float* biases = nullptr;              // [sequence][layer][head][slot]
+  std::int64_t* position = nullptr;    // [sequence][layer][slot]
+  std::uint64_t* live_bits = nullptr;  // [sequence][layer][head][slot / 64]
+  float* biases = nullptr;             // [sequence][layer][head][slot]
   std::unique_ptr<sequence_state[]> sequences;
   std::unique_ptr<layer_state[]> layers;   // [sequence][layer]
   std::unique_ptr<table[]> tables;         // [sequence][layer][head]
@@ -57,21 +57,25 @@ struct cache_storage {
   // Bytes that every open sequence holds beside its blocks.
   std::int64_t sequence_bytes() const {
     std::int64_t bytes = shape.kv_heads * chunk_head_bytes() + static_cast<std::int64_t>(sizeof(sequence_state)) +
-                         shape.layers * static_cast<std::int64_t>(sizeof(layer_state)) + heads_total() * static_cast<std::int64_t>(sizeof(table) + sizeof(block_id));
+                         shape.layers * static_cast<std::int64_t>(sizeof(layer_state)) +
+                         heads_total() * static_cast<std::int64_t>(sizeof(table) + sizeof(block_id));
     if (Recipe::has_positions) bytes += 8 * shape.layers * shape.max_tokens;
     if (Recipe::has_liveness) bytes += 8 * heads_total() * live_words();
     if (Recipe::has_bias) bytes += 4 * heads_total() * shape.max_tokens;
     return bytes;
   }
 
-  // errors  shape_mismatch     a count that is not positive, or query heads that are no multiple of the KV heads, or side arrays without max_tokens
+  // errors  shape_mismatch     a count that is not positive, or query heads that are no multiple of the KV heads, or side arrays without
+  // max_tokens
   //         capacity_exceeded  the bytes do not hold the sequences and one page for each of their heads; `at` is what is missing
   //         out_of_memory
   status set_up(cache_shape const& wanted, std::span<std::byte> memory) {
     shape = wanted;
-    if (shape.layers <= 0 || shape.kv_heads <= 0 || shape.max_sequences <= 0 || shape.max_chunk < 0 || shape.max_tokens < 0) return {errc::shape_mismatch, shape.layers};
+    if (shape.layers <= 0 || shape.kv_heads <= 0 || shape.max_sequences <= 0 || shape.max_chunk < 0 || shape.max_tokens < 0)
+      return {errc::shape_mismatch, shape.layers};
     if (shape.query_heads <= 0 || shape.query_heads % shape.kv_heads != 0) return {errc::shape_mismatch, shape.query_heads};
-    if ((Recipe::has_positions || Recipe::has_liveness || Recipe::has_bias) && shape.max_tokens == 0) return {errc::shape_mismatch, shape.max_tokens};
+    if ((Recipe::has_positions || Recipe::has_liveness || Recipe::has_bias) && shape.max_tokens == 0)
+      return {errc::shape_mismatch, shape.max_tokens};
     if (memory.data() == nullptr) {
       auto made = heap_arena::make(shape.bytes);
       if (!made) return made.error();
@@ -125,11 +129,17 @@ struct cache_storage {
   layer_state& layer(std::int64_t sequence, int at) const { return layers[sequence * shape.layers + at]; }
   std::int64_t head_index(std::int64_t sequence, int at, int head) const { return (sequence * shape.layers + at) * shape.kv_heads + head; }
   table& table_of(std::int64_t sequence, int at, int head) const { return tables[head_index(sequence, at, head)]; }
-  std::byte* raw_block(std::int64_t sequence, int at, int head) const { return raw_pool->address(raw_blocks[head_index(sequence, at, head)]); }
+  std::byte* raw_block(std::int64_t sequence, int at, int head) const {
+    return raw_pool->address(raw_blocks[head_index(sequence, at, head)]);
+  }
   std::byte* chunk_keys(std::int64_t sequence, int head) const { return chunks + (sequence * shape.kv_heads + head) * chunk_head_bytes(); }
-  std::byte* chunk_values(std::int64_t sequence, int head) const { return chunk_keys(sequence, head) + chunk_tiles() * segments::key_tile::bytes; }
+  std::byte* chunk_values(std::int64_t sequence, int head) const {
+    return chunk_keys(sequence, head) + chunk_tiles() * segments::key_tile::bytes;
+  }
   std::int64_t* positions_of(std::int64_t sequence, int at) const { return position + (sequence * shape.layers + at) * shape.max_tokens; }
-  std::uint64_t* live_of(std::int64_t sequence, int at, int head) const { return live_bits + head_index(sequence, at, head) * live_words(); }
+  std::uint64_t* live_of(std::int64_t sequence, int at, int head) const {
+    return live_bits + head_index(sequence, at, head) * live_words();
+  }
   float* biases_of(std::int64_t sequence, int at, int head) const { return biases + head_index(sequence, at, head) * shape.max_tokens; }
 };
 

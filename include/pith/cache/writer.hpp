@@ -53,9 +53,11 @@ class cache_writer {
     if (k.extent[2] != Recipe::key_channels) return {errc::shape_mismatch, k.extent[2]};
     if (v.extent[2] != Recipe::value_channels) return {errc::shape_mismatch, v.extent[2]};
     layer_state const& state = store_.layer(of.index, layer);
-    if (store_.shape.max_tokens > 0 && state.slots + k.extent[0] > store_.shape.max_tokens) return {errc::capacity_exceeded, store_.shape.max_tokens};
+    if (store_.shape.max_tokens > 0 && state.slots + k.extent[0] > store_.shape.max_tokens)
+      return {errc::capacity_exceeded, store_.shape.max_tokens};
     if constexpr (Recipe::has_positions) {
-      if (!at.empty() && static_cast<std::int64_t>(at.size()) != k.extent[0]) return {errc::shape_mismatch, static_cast<std::int64_t>(at.size())};
+      if (!at.empty() && static_cast<std::int64_t>(at.size()) != k.extent[0])
+        return {errc::shape_mismatch, static_cast<std::int64_t>(at.size())};
       std::int64_t before = state.slots > 0 ? store_.positions_of(of.index, layer)[state.slots - 1] : -1;
       for (std::size_t i = 0; i < at.size(); ++i) {
         if (at[i] <= before) return {errc::out_of_range, static_cast<std::int64_t>(i)};
@@ -109,8 +111,10 @@ class cache_writer {
     layer_state const& state = store_.layer(index, layer);
     std::int64_t const end = state.slots + count - Recipe::first_tokens;
     std::int64_t const sealed = std::max(state.sealed_keys, state.sealed_values);
-    std::int64_t const will_be = std::max(sealed_after(state.sealed_keys, end, Recipe::last_keys), sealed_after(state.sealed_values, end, Recipe::last_values));
-    std::int64_t const writes_from = std::min(state.sealed_keys, state.sealed_values) / page::tokens;  // the first page that will be written
+    std::int64_t const will_be =
+        std::max(sealed_after(state.sealed_keys, end, Recipe::last_keys), sealed_after(state.sealed_values, end, Recipe::last_values));
+    std::int64_t const writes_from =
+        std::min(state.sealed_keys, state.sealed_values) / page::tokens;  // the first page that will be written
     std::int64_t const pages_before = divide_up(sealed, page::tokens), pages_after = divide_up(will_be, page::tokens);
     bool const seals = will_be > sealed || sealed_after(state.sealed_keys, end, Recipe::last_keys) > state.sealed_keys ||
                        sealed_after(state.sealed_values, end, Recipe::last_values) > state.sealed_values;
@@ -169,7 +173,9 @@ class cache_writer {
         reset_side(index, layer, h, state.slots);
       }
       if constexpr (Recipe::has_positions)
-        store_.positions_of(index, layer)[state.slots] = !at.empty() ? at[static_cast<std::size_t>(t)] : state.slots == 0 ? 0 : store_.positions_of(index, layer)[state.slots - 1] + 1;
+        store_.positions_of(index, layer)[state.slots] = !at.empty()        ? at[static_cast<std::size_t>(t)]
+                                                         : state.slots == 0 ? 0
+                                                                            : store_.positions_of(index, layer)[state.slots - 1] + 1;
       ++state.slots;
       ++state.tokens;
       std::int64_t const end = state.slots - Recipe::first_tokens;
@@ -196,7 +202,8 @@ class cache_writer {
     std::byte* const raw = store_.raw_block(index, layer, head);
     alignas(64) float rows[tile::tokens * tile::channels];
     for (std::int64_t s = slot; s < slot + page::tile_tokens; s += tile::tokens) {
-      segments::template rows<typename segments::key_tile>([&](std::int64_t at) { return segments::key_tile_of(raw, at); }, s, tile::tokens, rows);
+      segments::template rows<typename segments::key_tile>([&](std::int64_t at) { return segments::key_tile_of(raw, at); }, s, tile::tokens,
+                                                           rows);
       tile::encode(rows, page_of(index, layer, head, s) + page::key_tile_at(static_cast<int>(s % page::tokens)));
     }
   }
@@ -205,7 +212,8 @@ class cache_writer {
     std::byte* const raw = store_.raw_block(index, layer, head);
     alignas(64) float rows[tile::tokens * tile::channels];
     for (std::int64_t s = slot; s < slot + page::tile_tokens; s += tile::tokens) {
-      segments::template rows<typename segments::value_tile>([&](std::int64_t at) { return segments::value_tile_of(raw, at); }, s, tile::tokens, rows);
+      segments::template rows<typename segments::value_tile>([&](std::int64_t at) { return segments::value_tile_of(raw, at); }, s,
+                                                             tile::tokens, rows);
       tile::encode(rows, page_of(index, layer, head, s) + page::value_tile_at(static_cast<int>(s % page::tokens)));
     }
   }
@@ -248,8 +256,9 @@ class cache_writer {
     auto const copy = [&]<class Tile>(std::byte* (*tile_of)(std::byte*, std::int64_t), std::int64_t sealed, Tile) {
       if (to_slot < sealed || from_slot < sealed) return;
       std::byte const* const source = tile_of(raw, from_slot);
-      segments::template set_row<Tile>(tile_of(raw, to_slot), static_cast<int>(to_slot % block_tokens),
-                                       [&](int c) { return from_float<bf16>(Tile::get(source, static_cast<int>(from_slot % block_tokens), c)); });
+      segments::template set_row<Tile>(tile_of(raw, to_slot), static_cast<int>(to_slot % block_tokens), [&](int c) {
+        return from_float<bf16>(Tile::get(source, static_cast<int>(from_slot % block_tokens), c));
+      });
     };
     copy(&segments::key_tile_of, state.sealed_keys, typename segments::key_tile{});
     copy(&segments::value_tile_of, state.sealed_values, typename segments::value_tile{});
@@ -275,7 +284,8 @@ class cache_writer {
       for (int i = 0; i < state.hole_count; ++i) hole = hole || (slot >= state.holes[i].begin && slot < state.holes[i].end);
       if (!hole && (live[slot / 64] >> (slot % 64) & 1u) != 0) return;
     }
-    static_cast<void>(store_.runs->drop(store_.table_of(index, layer, head), *store_.page_pool, at));  // a fork may keep it: masked all the same
+    static_cast<void>(
+        store_.runs->drop(store_.table_of(index, layer, head), *store_.page_pool, at));  // a fork may keep it: masked all the same
   }
 
  private:

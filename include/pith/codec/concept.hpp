@@ -52,7 +52,8 @@ struct no_tile {
 };
 
 template <class C, int Channels = 64, int PageTokens = 64>
-concept codec = tile<typename C::template bind<Channels, PageTokens, use::dot>> && tile<typename C::template bind<Channels, PageTokens, use::mix>>;
+concept codec =
+    tile<typename C::template bind<Channels, PageTokens, use::dot>> && tile<typename C::template bind<Channels, PageTokens, use::mix>>;
 
 // Effective bits per value of a tile, everything counted.
 template <tile T>

@@ -49,8 +49,8 @@ struct integer_tile {
   static constexpr std::int64_t bytes = round_up(used, 64);
 
   struct parameters {
-    float scale, bias;    // x' = (u - middle) * scale + bias
-    float inverse, low;   // u = rne((x - low) * inverse) + shift
+    float scale, bias;   // x' = (u - middle) * scale + bias
+    float inverse, low;  // u = rne((x - low) * inverse) + shift
     int shift;
     float smallest, largest;  // finite range of the group
   };
@@ -105,7 +105,8 @@ struct integer_tile {
   PITH_HD static constexpr void error_bound(float const* rows, float* bound) noexcept {
     for (int g = 0; g < groups; ++g)
       for (int lane = 0; lane < group_lanes; ++lane) {
-        std::int64_t const first = along_tokens ? static_cast<std::int64_t>(g) * group * Channels + lane : static_cast<std::int64_t>(lane) * Channels + g * group;
+        std::int64_t const first =
+            along_tokens ? static_cast<std::int64_t>(g) * group * Channels + lane : static_cast<std::int64_t>(lane) * Channels + g * group;
         parameters const p = fit(rows + first);
         float const lowest = Zero == zero::none ? (1.0f - middle) * p.scale : p.bias - middle * p.scale;
         float const highest = p.bias + (top - middle) * p.scale;
@@ -188,7 +189,9 @@ consteval bool check_integer() {
     static_assert(is_grouping<Group>, "[pith] integer<Bits, Group>: Group says who shares a scale. Fix: per_token<64> or per_channel<32>.");
     return false;
   } else if constexpr (Group::group != whole && (Group::group < 16 || Group::group > 256 || (Group::group & (Group::group - 1)) != 0)) {
-    static_assert(Group::group == whole, "[pith] per_token<G>, per_channel<G>: G is 16, 32, 64, 128 or 256. Fix: per_token<64>, or per_token<> for the whole row.");
+    static_assert(
+        Group::group == whole,
+        "[pith] per_token<G>, per_channel<G>: G is 16, 32, 64, 128 or 256. Fix: per_token<64>, or per_token<> for the whole row.");
     return false;
   } else if constexpr (!is_storage_scalar<Scale>) {
     static_assert(is_storage_scalar<Scale>, "[pith] integer<Bits, Group, Zero, Scale>: Scale is f16, bf16 or float. Fix: f16.");
@@ -202,10 +205,13 @@ consteval bool check_integer_tile() {
   if constexpr (!check_integer<Bits, Group, Scale>()) {
     return false;
   } else if constexpr (!Group::along_tokens && Group::group != whole && Channels % Group::group != 0) {
-    static_assert(Group::along_tokens, "[pith] per_token<G>: the channels must be a multiple of the group G. Fix: a G that divides head_dim, or per_token<>.");
+    static_assert(Group::along_tokens,
+                  "[pith] per_token<G>: the channels must be a multiple of the group G. Fix: a G that divides head_dim, or per_token<>.");
     return false;
-  } else if constexpr (Group::along_tokens && (PageTokens % block_tokens != 0 || (Group::group != whole && PageTokens % Group::group != 0))) {
-    static_assert(!Group::along_tokens, "[pith] per_channel<G>: a group spans G tokens of a page. Fix: pages<paged<N>> with N a multiple of G and of 32.");
+  } else if constexpr (Group::along_tokens &&
+                       (PageTokens % block_tokens != 0 || (Group::group != whole && PageTokens % Group::group != 0))) {
+    static_assert(!Group::along_tokens,
+                  "[pith] per_channel<G>: a group spans G tokens of a page. Fix: pages<paged<N>> with N a multiple of G and of 32.");
     return false;
   } else if constexpr (Group::along_tokens && Group::group == whole && PageTokens > 256) {
     static_assert(PageTokens <= 256, "[pith] per_channel<>: a group spans a page of at most 256 tokens. Fix: per_channel<256>.");
@@ -227,7 +233,8 @@ struct integer_binding<true, Bits, Group, Zero, Scale, Channels, PageTokens, Use
 template <int Bits, class Group, zero Zero = zero::real, class Scale = f16>
 struct integer {
   template <int Channels, int PageTokens, use Use>
-  using bind = typename integer_binding<check_integer_tile<Bits, Group, Scale, Channels, PageTokens>(), Bits, Group, Zero, Scale, Channels, PageTokens, Use>::type;
+  using bind = typename integer_binding<check_integer_tile<Bits, Group, Scale, Channels, PageTokens>(), Bits, Group, Zero, Scale, Channels,
+                                        PageTokens, Use>::type;
 };
 
 template <class Group, zero Zero = zero::real, class Scale = f16>

@@ -12,12 +12,15 @@
 namespace pith {
 
 template <class C, int Channels, int PageTokens, use Use>
-concept bindable = requires { typename C::template bind<Channels, PageTokens, Use>; };
+concept bindable = requires {
+  typename C::template bind<Channels, PageTokens, Use>;
+};
 
 // The first broken rule speaks alone; true if there is none.
 template <class Keys, class Values, int KeyChannels, int ValueChannels, int PageTokens>
 consteval bool check_page() {
-  constexpr bool heads_fit = KeyChannels > 0 && ValueChannels > 0 && KeyChannels % 16 == 0 && ValueChannels % 16 == 0 && KeyChannels <= 256 && ValueChannels <= 256;
+  constexpr bool heads_fit = KeyChannels > 0 && ValueChannels > 0 && KeyChannels % 16 == 0 && ValueChannels % 16 == 0 &&
+                             KeyChannels <= 256 && ValueChannels <= 256;
   constexpr bool tokens_fit = PageTokens > 0 && PageTokens % block_tokens == 0;
   if constexpr (!heads_fit) {
     static_assert(heads_fit, "[pith] head_dim<K, V>: multiples of 16 up to 256. Fix: pad the head to the next multiple of 16.");
@@ -26,21 +29,28 @@ consteval bool check_page() {
     static_assert(tokens_fit, "[pith] paged<N>: a page holds whole blocks of 32 tokens. Fix: paged<64>.");
     return false;
   } else if constexpr (!bindable<Keys, KeyChannels, PageTokens, use::dot>) {
-    static_assert(PageTokens < 0, "[pith] keys<C>: C is not a codec. Fix: raw<bf16>, int8<per_token<64>>, int4<per_channel<32>>, pipe<hadamard<64>, C>.");
+    static_assert(PageTokens < 0,
+                  "[pith] keys<C>: C is not a codec. Fix: raw<bf16>, int8<per_token<64>>, int4<per_channel<32>>, pipe<hadamard<64>, C>.");
     return false;
   } else if constexpr (!bindable<Values, ValueChannels, PageTokens, use::mix>) {
-    static_assert(PageTokens < 0, "[pith] values<C>: C is not a codec. Fix: raw<bf16>, int8<per_token<64>>, int4<per_token<64>>, pipe<hadamard<64>, C>.");
+    static_assert(PageTokens < 0,
+                  "[pith] values<C>: C is not a codec. Fix: raw<bf16>, int8<per_token<64>>, int4<per_token<64>>, pipe<hadamard<64>, C>.");
     return false;
   } else {
-    constexpr int k = Keys::template bind<KeyChannels, PageTokens, use::dot>::tokens, v = Values::template bind<ValueChannels, PageTokens, use::mix>::tokens;
+    constexpr int k = Keys::template bind<KeyChannels, PageTokens, use::dot>::tokens,
+                  v = Values::template bind<ValueChannels, PageTokens, use::mix>::tokens;
     if constexpr (PageTokens % k != 0) {
-      static_assert(PageTokens % k == 0, "[pith] keys<C>: a page must hold whole tiles. Fix: pages<paged<N>> with N a multiple of the tile.");
+      static_assert(PageTokens % k == 0,
+                    "[pith] keys<C>: a page must hold whole tiles. Fix: pages<paged<N>> with N a multiple of the tile.");
       return false;
     } else if constexpr (PageTokens % v != 0) {
-      static_assert(PageTokens % v == 0, "[pith] values<C>: a page must hold whole tiles. Fix: pages<paged<N>> with N a multiple of the tile.");
+      static_assert(PageTokens % v == 0,
+                    "[pith] values<C>: a page must hold whole tiles. Fix: pages<paged<N>> with N a multiple of the tile.");
       return false;
     } else if constexpr (k % v != 0 && v % k != 0) {
-      static_assert(k % v == 0, "[pith] keys<K>, values<V>: the longer tile must hold whole tiles of the other. Fix: groups of 32, 64, 128 or 256 tokens.");
+      static_assert(
+          k % v == 0,
+          "[pith] keys<K>, values<V>: the longer tile must hold whole tiles of the other. Fix: groups of 32, 64, 128 or 256 tokens.");
       return false;
     } else {
       return true;
@@ -62,7 +72,8 @@ struct page_tiles<true, Keys, Values, KeyChannels, ValueChannels, PageTokens> {
 
 template <class Keys, class Values, int KeyChannels, int ValueChannels, int PageTokens>
 struct kv_page {
-  using tiles = page_tiles<check_page<Keys, Values, KeyChannels, ValueChannels, PageTokens>(), Keys, Values, KeyChannels, ValueChannels, PageTokens>;
+  using tiles =
+      page_tiles<check_page<Keys, Values, KeyChannels, ValueChannels, PageTokens>(), Keys, Values, KeyChannels, ValueChannels, PageTokens>;
   using key_tile = typename tiles::key_tile;
   using value_tile = typename tiles::value_tile;
 
@@ -76,7 +87,9 @@ struct kv_page {
   static constexpr int tile_tokens = key_tile::tokens > value_tile::tokens ? key_tile::tokens : value_tile::tokens;
 
   PITH_HD static constexpr std::int64_t key_tile_at(int token) noexcept { return token / key_tile::tokens * key_tile::bytes; }
-  PITH_HD static constexpr std::int64_t value_tile_at(int token) noexcept { return values_at + token / value_tile::tokens * value_tile::bytes; }
+  PITH_HD static constexpr std::int64_t value_tile_at(int token) noexcept {
+    return values_at + token / value_tile::tokens * value_tile::bytes;
+  }
 };
 
 }  // namespace pith

@@ -94,6 +94,8 @@ struct pipe {
 
 // True if a tile's rows are stored in another basis.
 template <class Tile>
-inline constexpr bool is_transformed = requires(float* row) { Tile::transform_query(row); };
+inline constexpr bool is_transformed = requires(float* row) {
+  Tile::transform_query(row);
+};
 
 }  // namespace pith
