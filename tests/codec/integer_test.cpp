@@ -81,7 +81,8 @@ TEST_CASE("integer: bias() restates decode about the middle code", "[codec]") {
         int const z = Tile::zero_kind == zero::integer ? static_cast<int>(bytes[static_cast<std::size_t>(Tile::zero_at + index)]) : 0;
         int const u = static_cast<int>(Tile::layout::get(bytes.data() + t / 32 * Tile::layout::bytes, t % 32, c));
         double const restated = static_cast<double>(u - Tile::middle) * s + Tile::bias(s, m, z);
-        wrong += !(std::fabs(restated - back[static_cast<std::size_t>(t * Tile::channels + c)]) <= 0x1p-22 * (Tile::top * s + std::fabs(m)));
+        wrong +=
+            !(std::fabs(restated - back[static_cast<std::size_t>(t * Tile::channels + c)]) <= 0x1p-22 * (Tile::top * s + std::fabs(m)));
       }
     CHECK(wrong == 0);
   };

@@ -28,7 +28,8 @@ void check_places() {
       }
     int wrong = 0;
     for (int t = 0; t < Layout::tokens; ++t)
-      for (int c = 0; c < Layout::channels; ++c) wrong += Layout::get(block.data(), t, c) != codes[static_cast<std::size_t>(t * Layout::channels + c)];
+      for (int c = 0; c < Layout::channels; ++c)
+        wrong += Layout::get(block.data(), t, c) != codes[static_cast<std::size_t>(t * Layout::channels + c)];
     CHECK(wrong == 0);
   }
   for (int i = 0; i < 8; ++i) CHECK(block[static_cast<std::size_t>(Layout::bytes + i)] == std::byte{0x77});

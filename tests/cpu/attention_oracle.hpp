@@ -41,7 +41,10 @@ struct paged_case {
   std::vector<std::vector<float>> keys, values;  // decoded, [sequence * kv_heads + head][token][channel]
 
   paged_case(std::vector<std::int64_t> token_counts, int heads, std::uint64_t seed)
-      : lengths(std::move(token_counts)), kv_heads(heads), block_stride(head_stride * heads + 192), blocks(pages_of(lengths) + 3),
+      : lengths(std::move(token_counts)),
+        kv_heads(heads),
+        block_stride(head_stride * heads + 192),
+        blocks(pages_of(lengths) + 3),
         memory(block_stride * blocks, std::byte{0xff}) {
     random_bits random(seed);
     std::vector<std::uint32_t> order(static_cast<std::size_t>(blocks));
@@ -54,7 +57,8 @@ struct paged_case {
       last_page_len.push_back(static_cast<std::int32_t>(pages == 0 ? 0 : length - (pages - 1) * Page::tokens));
       for (int head = 0; head < heads; ++head) {
         keys.emplace_back(), values.emplace_back();
-        for (std::int64_t i = indptr[indptr.size() - 2]; i < indptr.back(); ++i) fill(memory.data + indices[static_cast<std::size_t>(i)] * block_stride + head * head_stride, random);
+        for (std::int64_t i = indptr[indptr.size() - 2]; i < indptr.back(); ++i)
+          fill(memory.data + indices[static_cast<std::size_t>(i)] * block_stride + head * head_stride, random);
       }
     }
   }
@@ -64,7 +68,8 @@ struct paged_case {
     pages.base = memory.data;
     pages.block_stride = block_stride, pages.head_stride = head_stride, pages.blocks = blocks, pages.kv_heads = kv_heads;
     pages.indptr = indptr, pages.indices = indices, pages.last_page_len = last_page_len;
-    if (!bias.empty()) pages.bias = pith::tensor_view<float const, 2>(bias.data(), {kv_heads, static_cast<std::int64_t>(indices.size()) * Page::tokens});
+    if (!bias.empty())
+      pages.bias = pith::tensor_view<float const, 2>(bias.data(), {kv_heads, static_cast<std::int64_t>(indices.size()) * Page::tokens});
     return pages;
   }
 
@@ -74,7 +79,8 @@ struct paged_case {
     std::int64_t const slots = static_cast<std::int64_t>(indices.size()) * Page::tokens;
     for (std::int64_t i = 0; i < kv_heads * slots; ++i) {
       std::int64_t const page = i % slots / Page::tokens;
-      bool const gone = random() % 8 == 0 || (removed >= 0 && page >= indptr[static_cast<std::size_t>(removed)] && page < indptr[static_cast<std::size_t>(removed) + 1]);
+      bool const gone = random() % 8 == 0 || (removed >= 0 && page >= indptr[static_cast<std::size_t>(removed)] &&
+                                              page < indptr[static_cast<std::size_t>(removed) + 1]);
       bias.push_back(gone ? minus_infinity : 2 * gaussian(random));
     }
   }
@@ -110,17 +116,17 @@ struct paged_case {
 
 // One call of paged_attention and the same in double.
 struct attention_error {
-  double worst = 0;      // of an output, in units of its bound for exact accuracy
+  double worst = 0;  // of an output, in units of its bound for exact accuracy
   double squares = 0, energy = 0;
-  double lse = 0;        // largest difference
-  int empty_rows = 0;    // rows that see nothing: output exactly 0, lse -infinity or the sink
-  int broken = 0;        // rows that break that, outputs that are not finite, numbers outside the view that were touched
+  double lse = 0;      // largest difference
+  int empty_rows = 0;  // rows that see nothing: output exactly 0, lse -infinity or the sink
+  int broken = 0;      // rows that break that, outputs that are not finite, numbers outside the view that were touched
   double rms() const { return std::sqrt(squares / energy); }
 };
 
 template <class Accuracy, class Q, class O, class Page>
-attention_error run_attention(paged_case<Page> const& pages, std::vector<std::int64_t> const& query_counts, int group, pith::attention_options options = {},
-                              int channel_step = 1) {
+attention_error run_attention(paged_case<Page> const& pages, std::vector<std::int64_t> const& query_counts, int group,
+                              pith::attention_options options = {}, int channel_step = 1) {
   constexpr int dk = Page::key_channels, dv = Page::value_channels;
   random_bits random(99);
   std::vector<std::int64_t> q_indptr{0};
@@ -135,7 +141,8 @@ attention_error run_attention(paged_case<Page> const& pages, std::vector<std::in
   pith::tensor_view<O, 3> const out_view(out.data(), {tokens, heads, dv}, {o_row, tokens * o_row, channel_step});
   for (std::int64_t t = 0; t < tokens; ++t)
     for (std::int64_t h = 0; h < heads; ++h)
-      for (std::int64_t c = 0; c < dk; ++c) q[static_cast<std::size_t>(q_view.offset(t, h, c))] = pith::from_float<Q>(1.5f * gaussian(random));
+      for (std::int64_t c = 0; c < dk; ++c)
+        q[static_cast<std::size_t>(q_view.offset(t, h, c))] = pith::from_float<Q>(1.5f * gaussian(random));
   std::vector<float> lse(static_cast<std::size_t>(tokens * heads) + 1, 4711.0f);
   options.lse = pith::tensor_view<float, 2>(lse.data(), {tokens, heads});
 
@@ -202,7 +209,9 @@ attention_error run_attention(paged_case<Page> const& pages, std::vector<std::in
         double const bound = (2 * score_error + 16 * 0x1p-24 * std::sqrt(static_cast<double>(upper - lower))) * 5 * v_most;
         for (int c = 0; c < dv; ++c) {
           double const want = expected[static_cast<std::size_t>(c)] / total, got = pith::to_float(out_view(row, h, c));
-          double const storing = std::is_same_v<O, float> ? 0 : std::is_same_v<O, pith::bf16> ? 0x1p-8 * std::fabs(want) : 0x1p-11 * std::fabs(want) + 0x1p-25;
+          double const storing = std::is_same_v<O, float>        ? 0
+                                 : std::is_same_v<O, pith::bf16> ? 0x1p-8 * std::fabs(want)
+                                                                 : 0x1p-11 * std::fabs(want) + 0x1p-25;
           error.worst = std::max(error.worst, std::fabs(got - want) / (bound + storing));
           error.broken += !std::isfinite(got);
           error.squares += (got - want) * (got - want), error.energy += want * want;

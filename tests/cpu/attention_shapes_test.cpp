@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention over head sizes and codecs, exact and integer.
+// Exact attention over head sizes and codecs.
 #include "cpu/attention_oracle.hpp"
 
 namespace {
@@ -17,24 +17,9 @@ void check_exact(char const* name) {
   CHECK(error.lse <= 2e-5);
 }
 
-// Integer accuracy rounds queries and weights to 8 bits. Measured on these gaussian rows: 0.4 % of the output, a worst score of 0.03.
-constexpr double integer_rms = 0.01, integer_lse = 0.05;
-
-template <class Page>
-void check_integer(char const* name) {
-  INFO(name);
-  paged_case<Page> pages({Page::tokens + 5, 0, 2 * Page::tokens}, 2, 12);
-  auto error = run_attention<integer_accuracy, float, float>(pages, {2, 1, 3}, 2);
-  INFO("rms " << error.rms() << ", lse " << error.lse);
-  CHECK(error.broken == 0);
-  CHECK(error.rms() <= integer_rms);
-  CHECK(error.lse <= integer_lse);
-}
-
 }  // namespace
 
 #define CHECK_EXACT(...) check_exact<kv_page<__VA_ARGS__>>(#__VA_ARGS__)
-#define CHECK_INTEGER(...) check_integer<kv_page<__VA_ARGS__>>(#__VA_ARGS__)
 
 TEST_CASE("attention: head sizes 64, 80, 96, 128, 256 and 192 with 128 are exact", "[cpu][attention]") {
   CHECK_EXACT(raw<bf16>, raw<bf16>, 80, 80, 32);
@@ -50,20 +35,4 @@ TEST_CASE("attention: tiles of 128 and 256 tokens, and short channel groups, are
 
 TEST_CASE("attention: rotated keys and values are exact", "[cpu][attention]") {
   CHECK_EXACT(pith::pipe<hadamard<128>, int4<per_channel<32>>>, pith::pipe<hadamard<64>, int4<per_token<32>>>, 128, 128, 64);
-}
-
-TEST_CASE("attention: integer accuracy stays near the decoded pages", "[cpu][attention]") {
-  CHECK_INTEGER(int4<per_channel<32>>, int4<per_token<64>>, 64, 64, 64);
-  CHECK_INTEGER(int8<per_channel<32>>, int8<per_token<32>>, 80, 96, 32);
-  CHECK_INTEGER(pith::pipe<hadamard<128>, int4<per_token<64>>>, pith::pipe<hadamard<64>, int4<per_token<32>>>, 128, 128, 64);
-}
-
-TEST_CASE("attention: integer accuracy multiplies exactly where a slot has a bias", "[cpu][attention]") {
-  using page = kv_page<int4<per_channel<32>>, int4<per_token<64>>, 64, 64, 64>;
-  paged_case<page> pages({69, 0, 130}, 2, 13);
-  pages.add_bias(-1, 7);
-  auto const error = run_attention<integer_accuracy, float, float>(pages, {2, 1, 3}, 2);
-  CHECK(error.broken == 0);
-  CHECK(error.worst <= 1);
-  CHECK(error.lse <= 2e-5);
 }

@@ -110,7 +110,8 @@ TEST_CASE("attention: a sequence gives the same bits alone and in a batch, and u
     one.indptr = one.indptr.subspan(s, 2);
     one.last_page_len = one.last_page_len.subspan(s, 1);
     std::vector<std::int64_t> const one_indptr{0, q_indptr[s + 1] - q_indptr[s]};
-    REQUIRE(paged_attention(cpu{}, one, one_indptr, view(q).part(q_indptr[s], one_indptr[1]), view(alone).part(q_indptr[s], one_indptr[1])));
+    REQUIRE(
+        paged_attention(cpu{}, one, one_indptr, view(q).part(q_indptr[s], one_indptr[1]), view(alone).part(q_indptr[s], one_indptr[1])));
   }
   CHECK(together == alone);
 }

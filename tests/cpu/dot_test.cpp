@@ -26,7 +26,8 @@ query_rounding rounding_of(std::vector<double> const& row) {
   double most = 0, squares = 0;
   for (double x : row) most = std::max(most, std::fabs(x)), squares += x * x;
   double const step = most / 127, rounding = step * step * static_cast<double>(row.size()), codes = std::pow(4, Bits) / 12;
-  bool const narrow = rounding <= 12.0 / 16384 * squares * 1.001 || rounding * codes <= 0.25 * squares * 1.001;  // in doubt the larger bound
+  bool const narrow =
+      rounding <= 12.0 / 16384 * squares * 1.001 || rounding * codes <= 0.25 * squares * 1.001;  // in doubt the larger bound
   return {narrow ? step : most / 16256, !narrow};
 }
 
@@ -44,7 +45,8 @@ double rounding_bound(float const* q, std::vector<stored_number> const& x, int t
 
 template <class Tile, class Accuracy, int M>
 void check_dot(char const* name) {
-  INFO(name << ", " << Tile::channels << " channels, " << M << " rows, " << (std::is_same_v<Accuracy, pith::exact_accuracy> ? "exact" : "integer"));
+  INFO(name << ", " << Tile::channels << " channels, " << M << " rows, "
+            << (std::is_same_v<Accuracy, pith::exact_accuracy> ? "exact" : "integer"));
   using kernel = pith::dot_kernel<Tile, Accuracy, M>;
   random_bits random(3);
   int wrong = 0;

@@ -37,7 +37,8 @@ std::vector<stored_number> stored_numbers(std::vector<std::byte> const& bytes) {
         double offset = -Tile::middle * s;
         if constexpr (Tile::zero_kind == pith::zero::real)
           offset = pith::load_scalar<scale_type>(bytes.data() + Tile::zero_at + index * static_cast<int>(sizeof(scale_type)));
-        if constexpr (Tile::zero_kind == pith::zero::integer) offset = -static_cast<int>(bytes[static_cast<std::size_t>(Tile::zero_at + index)]) * s;
+        if constexpr (Tile::zero_kind == pith::zero::integer)
+          offset = -static_cast<int>(bytes[static_cast<std::size_t>(Tile::zero_at + index)]) * s;
         all.push_back({u * s + offset, s, std::fabs(u - Tile::middle), 2 * Tile::top * s + std::fabs(offset)});
       } else {
         all.push_back({x, 0, 0, std::fabs(x)});

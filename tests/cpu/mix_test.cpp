@@ -14,7 +14,9 @@ std::vector<float> used_weights(float const* w, std::vector<stored_number> const
   std::vector<float> used(static_cast<std::size_t>(Tile::tokens));
   for (int first = 0; first < Tile::tokens; first += segment) {
     float scaled[segment], peak = 0;
-    auto scale = [&](int t) { return Tile::along_tokens ? 1.0f : static_cast<float>(x[static_cast<std::size_t>((first + t) * Tile::channels + c)].scale); };
+    auto scale = [&](int t) {
+      return Tile::along_tokens ? 1.0f : static_cast<float>(x[static_cast<std::size_t>((first + t) * Tile::channels + c)].scale);
+    };
     for (int t = 0; t < segment; ++t) peak = std::max(peak, scaled[t] = w[first + t] * scale(t));
     float const step = peak / 255.0f, inverse = peak > 0x1p-100f ? 255.0f / peak : 0.0f;
     for (int t = 0; t < segment; ++t) {
@@ -28,7 +30,8 @@ std::vector<float> used_weights(float const* w, std::vector<stored_number> const
 
 template <class Tile, class Accuracy, int M>
 void check_mix(char const* name) {
-  INFO(name << ", " << Tile::channels << " channels, " << M << " rows, " << (std::is_same_v<Accuracy, pith::exact_accuracy> ? "exact" : "integer"));
+  INFO(name << ", " << Tile::channels << " channels, " << M << " rows, "
+            << (std::is_same_v<Accuracy, pith::exact_accuracy> ? "exact" : "integer"));
   using kernel = pith::mix_kernel<Tile, Accuracy, M>;
   constexpr bool rounds = std::is_same_v<Accuracy, pith::integer_accuracy> && requires { Tile::middle; };
   constexpr int stride = 256, group = Tile::channels / kernel::groups;
@@ -58,10 +61,13 @@ void check_mix(char const* name) {
           double const weight = weights[static_cast<std::size_t>(t)];
           expected += weight * n.value, size += weight * n.size, total += weight;
         }
-        float const made = sums[static_cast<std::size_t>(m * Tile::channels + c)], made_total = used[static_cast<std::size_t>(m * kernel::groups + c / group)];
+        float const made = sums[static_cast<std::size_t>(m * Tile::channels + c)],
+                    made_total = used[static_cast<std::size_t>(m * kernel::groups + c / group)];
         double const bound = (Tile::tokens + 16) * 0x1p-24 * size;
-        if (!(std::fabs(made - expected) <= bound && std::fabs(made_total - total) <= (Tile::tokens + 16) * 0x1p-24 * total) && ++wrong == 1)
-          UNSCOPED_INFO("row " << m << ", channel " << c << ": " << made << " for " << expected << ", bound " << bound << "; used " << made_total << " for " << total);
+        if (!(std::fabs(made - expected) <= bound && std::fabs(made_total - total) <= (Tile::tokens + 16) * 0x1p-24 * total) &&
+            ++wrong == 1)
+          UNSCOPED_INFO("row " << m << ", channel " << c << ": " << made << " for " << expected << ", bound " << bound << "; used "
+                               << made_total << " for " << total);
       }
   }
   CHECK(wrong == 0);

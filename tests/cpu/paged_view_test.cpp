@@ -18,7 +18,8 @@ using page = kv_page<int4<per_token<64>>, int4<per_token<64>>, 64, 64, 32>;
 struct call {
   paged_case<page> pages{{40, 0, 32}, 2, 1};
   std::vector<std::int64_t> q_indptr{0, 2, 3, 6};
-  std::vector<float> q = std::vector<float>(6 * 4 * 64, 0.25f), out = std::vector<float>(6 * 4 * 64, -77.0f), lse = std::vector<float>(6 * 4, -77.0f);
+  std::vector<float> q = std::vector<float>(6 * 4 * 64, 0.25f), out = std::vector<float>(6 * 4 * 64, -77.0f),
+                     lse = std::vector<float>(6 * 4, -77.0f);
   paged_view<page> view = pages.view();
   tensor_view<float const, 3> q_view{q.data(), {6, 4, 64}};
   tensor_view<float, 3> out_view{out.data(), {6, 4, 64}};
@@ -95,7 +96,8 @@ TEST_CASE("paged_attention: refuses addresses and strides that the layout does n
 
 TEST_CASE("paged_attention: refuses queries, outputs and options that do not fit", "[cpu][status]") {
   refused("query channels", errc::shape_mismatch, [](call& c) { c.q_view.extent[2] = 63; });
-  refused("three query heads on two KV heads", errc::shape_mismatch, [](call& c) { c.q_view.extent[1] = c.out_view.extent[1] = c.options.lse.extent[1] = 3; });
+  refused("three query heads on two KV heads", errc::shape_mismatch,
+          [](call& c) { c.q_view.extent[1] = c.out_view.extent[1] = c.options.lse.extent[1] = 3; });
   refused("no query heads", errc::shape_mismatch, [](call& c) { c.q_view.extent[1] = c.out_view.extent[1] = c.options.lse.extent[1] = 0; });
   refused("output tokens", errc::shape_mismatch, [](call& c) { c.out_view.extent[0] = 5; });
   refused("output heads", errc::shape_mismatch, [](call& c) { c.out_view.extent[1] = 2; });
@@ -165,7 +167,8 @@ TEST_CASE("paged_attention: pages beyond 4 GiB, by stride or by index, are addre
       for (int head = 0; head < 2; ++head) {
         std::int64_t const at = indices[static_cast<std::size_t>(i)] * block_stride + head * head_stride, begin = at / 4096 * 4096;
         std::byte* const to = static_cast<std::byte*>(reserved) + at;
-        REQUIRE(mprotect(static_cast<std::byte*>(reserved) + begin, static_cast<std::size_t>(at - begin + page::bytes), PROT_READ | PROT_WRITE) == 0);
+        REQUIRE(mprotect(static_cast<std::byte*>(reserved) + begin, static_cast<std::size_t>(at - begin + page::bytes),
+                         PROT_READ | PROT_WRITE) == 0);
         std::memcpy(to, near.view().address(i, head), page::bytes);
       }
     std::vector<float> out(q.size());

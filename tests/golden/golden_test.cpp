@@ -24,7 +24,8 @@ std::vector<char> file(std::string const& name) {
 std::vector<float> golden_rows(int channels) {
   std::vector<char> const bytes = file("rows_" + std::to_string(channels) + ".f32");
   std::vector<float> rows;
-  for (std::size_t i = 0; i + 4 <= bytes.size(); i += 4) rows.push_back(pith::load_scalar<float>(reinterpret_cast<std::byte const*>(bytes.data() + i)));
+  for (std::size_t i = 0; i + 4 <= bytes.size(); i += 4)
+    rows.push_back(pith::load_scalar<float>(reinterpret_cast<std::byte const*>(bytes.data() + i)));
   return rows;
 }
 
@@ -128,9 +129,11 @@ TEST_CASE("golden: codes are those of a division by the stored scale, but for ti
       for (int t = 0; t < Tile::tokens; ++t)
         for (int c = 0; c < Tile::channels; ++c) {
           std::int64_t const index = Tile::parameter_index(t, c);
-          float const s = load_scalar<f16>(bytes.data() + Tile::scale_at + 2 * index), m = load_scalar<f16>(bytes.data() + Tile::zero_at + 2 * index);
+          float const s = load_scalar<f16>(bytes.data() + Tile::scale_at + 2 * index),
+                      m = load_scalar<f16>(bytes.data() + Tile::zero_at + 2 * index);
           int const code = static_cast<int>(Tile::layout::get(bytes.data(), t, c));
-          float const quotient = clamp((rows[static_cast<std::size_t>(t * Tile::channels + c)] - m) / s, 0.0f, static_cast<float>(Tile::top));
+          float const quotient =
+              clamp((rows[static_cast<std::size_t>(t * Tile::channels + c)] - m) / s, 0.0f, static_cast<float>(Tile::top));
           int const divided = static_cast<int>(std::nearbyint(quotient));
           if (code == divided) continue;
           ++differ;
@@ -152,7 +155,8 @@ TEST_CASE("golden: relative errors on gaussian numbers are the published ones", 
     pith_test::random_bits random(2024);
     std::vector<float> x;
     while (x.size() < 262144) {  // Box and Muller: the tails matter
-      double const u = (static_cast<double>(random() >> 11) + 1) * 0x1p-53, v = static_cast<double>(random() >> 11) * 0x1p-53, r = std::sqrt(-2 * std::log(u));
+      double const u = (static_cast<double>(random() >> 11) + 1) * 0x1p-53, v = static_cast<double>(random() >> 11) * 0x1p-53,
+                   r = std::sqrt(-2 * std::log(u));
       x.push_back(static_cast<float>(r * std::cos(2 * 3.14159265358979323846 * v)));
       x.push_back(static_cast<float>(r * std::sin(2 * 3.14159265358979323846 * v)));
     }

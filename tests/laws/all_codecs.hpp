@@ -8,32 +8,32 @@
 #include "pith/codec/raw.hpp"
 
 // X(channels, page tokens, codec)
-#define PITH_ALL_CODECS(X)                                                        \
-  X(64, 64, raw<bf16>)                                                            \
-  X(80, 16, raw<bf16>)                                                            \
-  X(80, 64, raw<f16>)                                                             \
-  X(64, 64, raw<float>)                                                           \
-  X(64, 64, int2<per_token<32>>)                                                  \
-  X(64, 64, int2<per_channel<32>>)                                                \
-  X(80, 64, int2<per_token<16>, zero::integer, bf16>)                             \
-  X(128, 128, int2<per_channel<64>, zero::none, bf16>)                            \
-  X(64, 64, int3<per_token<64>>)                                                  \
-  X(80, 64, int3<per_channel<16>, zero::real, float>)                             \
-  X(96, 64, int3<per_token<32>, zero::none>)                                      \
-  X(64, 64, int3<per_channel<>, zero::integer>)                                   \
-  X(64, 64, int4<per_token<64>>)                                                  \
-  X(128, 64, int4<per_channel<32>>)                                               \
-  X(80, 64, int4<per_token<>, zero::none, bf16>)                                  \
-  X(80, 64, int4<per_channel<16>, zero::integer, f16>)                            \
-  X(128, 64, int4<per_token<16>, zero::integer, float>)                           \
-  X(64, 64, int4<per_channel<>, zero::none, float>)                               \
-  X(64, 64, int8<per_token<32>>)                                                  \
-  X(80, 64, int8<per_channel<32>, zero::none>)                                    \
-  X(128, 64, int8<per_token<>, zero::none, float>)                                \
-  X(64, 64, int8<per_channel<64>, zero::real, bf16>)                              \
-  X(64, 64, int8<per_token<16>, zero::integer, bf16>)                             \
-  X(64, 64, pipe<hadamard<64>, int4<per_token<64>>>)                              \
-  X(128, 64, pipe<hadamard<64>, int4<per_channel<32>, zero::none>>)               \
+#define PITH_ALL_CODECS(X)                                          \
+  X(64, 64, raw<bf16>)                                              \
+  X(80, 16, raw<bf16>)                                              \
+  X(80, 64, raw<f16>)                                               \
+  X(64, 64, raw<float>)                                             \
+  X(64, 64, int2<per_token<32>>)                                    \
+  X(64, 64, int2<per_channel<32>>)                                  \
+  X(80, 64, int2<per_token<16>, zero::integer, bf16>)               \
+  X(128, 128, int2<per_channel<64>, zero::none, bf16>)              \
+  X(64, 64, int3<per_token<64>>)                                    \
+  X(80, 64, int3<per_channel<16>, zero::real, float>)               \
+  X(96, 64, int3<per_token<32>, zero::none>)                        \
+  X(64, 64, int3<per_channel<>, zero::integer>)                     \
+  X(64, 64, int4<per_token<64>>)                                    \
+  X(128, 64, int4<per_channel<32>>)                                 \
+  X(80, 64, int4<per_token<>, zero::none, bf16>)                    \
+  X(80, 64, int4<per_channel<16>, zero::integer, f16>)              \
+  X(128, 64, int4<per_token<16>, zero::integer, float>)             \
+  X(64, 64, int4<per_channel<>, zero::none, float>)                 \
+  X(64, 64, int8<per_token<32>>)                                    \
+  X(80, 64, int8<per_channel<32>, zero::none>)                      \
+  X(128, 64, int8<per_token<>, zero::none, float>)                  \
+  X(64, 64, int8<per_channel<64>, zero::real, bf16>)                \
+  X(64, 64, int8<per_token<16>, zero::integer, bf16>)               \
+  X(64, 64, pipe<hadamard<64>, int4<per_token<64>>>)                \
+  X(128, 64, pipe<hadamard<64>, int4<per_channel<32>, zero::none>>) \
   X(64, 64, pipe<hadamard<32>, raw<bf16>>)
 
 namespace pith_test {
@@ -42,7 +42,8 @@ namespace pith_test {
 template <class F>
 void for_each_tile(F f) {
   using namespace pith;
-#define PITH_BOTH_USES(Channels, PageTokens, ...)                                                  \
+  using pith::pipe;  // not the system call
+#define PITH_BOTH_USES(Channels, PageTokens, ...)                                                                  \
   f.template operator()<typename __VA_ARGS__::template bind<Channels, PageTokens, use::dot>>(#__VA_ARGS__ " dot"); \
   f.template operator()<typename __VA_ARGS__::template bind<Channels, PageTokens, use::mix>>(#__VA_ARGS__ " mix");
   PITH_ALL_CODECS(PITH_BOTH_USES)

@@ -163,7 +163,8 @@ TEST_CASE("codec rule C4: a number that is not finite follows the policy and dis
       float const x = after[static_cast<std::size_t>(i)];
       not_finite += !pith::is_finite(x);
       bool near = false;
-      for (int place : places) near = near || (tile.transformed ? i / tile.channels == place / tile.channels || tile.along_tokens : tile.same_group(i, place));
+      for (int place : places)
+        near = near || (tile.transformed ? i / tile.channels == place / tile.channels || tile.along_tokens : tile.same_group(i, place));
       disturbed += !near && pith::float_bits(x) != pith::float_bits(before[static_cast<std::size_t>(i)]);
     }
     CHECK(disturbed == 0);
@@ -254,7 +255,8 @@ TEST_CASE("codec rule C5: decode accepts any bytes and reads no others", "[law][
       // Exactly as long as promised, on the heap: a sanitizer sees a step outside.
       auto const in = std::make_unique<std::byte[]>(bytes);
       auto const rows = std::make_unique<float[]>(numbers);
-      for (std::size_t i = 0; i < bytes; ++i) in[i] = round == 0 ? std::byte{0} : round == 1 ? std::byte{0xff} : static_cast<std::byte>(random());
+      for (std::size_t i = 0; i < bytes; ++i)
+        in[i] = round == 0 ? std::byte{0} : round == 1 ? std::byte{0xff} : static_cast<std::byte>(random());
       for (std::size_t i = 0; i < numbers; ++i) rows[i] = 12345.678f;
       tile.decode(in.get(), rows.get());
       std::size_t unwritten = 0;
@@ -279,7 +281,8 @@ TEST_CASE("codec rule C8: a transform keeps inner products and is undone", "[law
     tile.transform_query(tx.data());
     tile.transform_query(tq.data());
     double plain = 0, rotated = 0, sizes = 0, xx = 0, qq = 0;
-    for (std::size_t i = 0; i < n; ++i) plain += double(x[i]) * q[i], rotated += double(tx[i]) * tq[i], xx += double(x[i]) * x[i], qq += double(q[i]) * q[i];
+    for (std::size_t i = 0; i < n; ++i)
+      plain += double(x[i]) * q[i], rotated += double(tx[i]) * tq[i], xx += double(x[i]) * x[i], qq += double(q[i]) * q[i];
     sizes = std::sqrt(xx * qq);
     CHECK(std::fabs(plain - rotated) <= 0x1p-20 * sizes);
 

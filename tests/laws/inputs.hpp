@@ -61,7 +61,9 @@ inline std::vector<input> hard_inputs(int tokens, int channels, std::uint64_t se
   add("one spike", [](int t, int c) { return t == 5 && c == 2 ? -1e6f : 0.0f; });
   add("positive", [&](int, int) { return pith::bits_float(pith::float_bits(gaussian(random)) & 0x7fffffffu); });
   add("large", [&](int, int) { return gaussian(random) * 0x1p90f; });
-  add("largest floats", [&](int, int) { return random() % 3 == 0 ? pith::bits_float(0x7f7fffffu | (static_cast<std::uint32_t>(random()) & 0x80000000u)) : gaussian(random); });
+  add("largest floats", [&](int, int) {
+    return random() % 3 == 0 ? pith::bits_float(0x7f7fffffu | (static_cast<std::uint32_t>(random()) & 0x80000000u)) : gaussian(random);
+  });
   // Halves of an odd step, the range pinned in every 16: where x / s and x * (1/s) round apart.
   for (int top : {3, 15, 255})
     for (bool along_tokens : {false, true})

@@ -31,7 +31,8 @@ int wrong_dots(std::vector<std::uint32_t> const& u, std::vector<std::uint32_t> c
     for (std::size_t i = 0; i < width; ++i) {
       std::int32_t expected = start;
       for (int byte = 0; byte < 4; ++byte)
-        expected += static_cast<std::int32_t>(u[first + i] >> (8 * byte) & 0xffu) * static_cast<std::int8_t>(s[first + i] >> (8 * byte) & 0xffu);
+        expected +=
+            static_cast<std::int32_t>(u[first + i] >> (8 * byte) & 0xffu) * static_cast<std::int8_t>(s[first + i] >> (8 * byte) & 0xffu);
       wrong += made[i] != expected;
     }
   }
@@ -114,7 +115,8 @@ TEST_CASE("simd: exp2_of_negative is exact at integers, 0 far below and for -inf
   CHECK(exp2_of(0.0f) == 1.0f);
   CHECK(exp2_of(-0.0f) == 1.0f);
   for (int n = 1; n <= 126; ++n) CHECK(exp2_of(static_cast<float>(-n)) == std::ldexp(1.0f, -n));
-  for (float x : {-126.75f, -127.0f, -128.0f, -1000.0f, -1e30f, -std::numeric_limits<float>::max(), bits_float(0xff800000u)}) CHECK(exp2_of(x) == 0.0f);
+  for (float x : {-126.75f, -127.0f, -128.0f, -1000.0f, -1e30f, -std::numeric_limits<float>::max(), bits_float(0xff800000u)})
+    CHECK(exp2_of(x) == 0.0f);
 }
 
 TEST_CASE("simd: round_even rounds halves to even and agrees with nearbyint", "[simd]") {
@@ -140,7 +142,7 @@ TEST_CASE("simd: dot4 is exact for every pair of bytes, where 16 bits would satu
   std::vector<std::uint32_t> u, s;
   for (int a = 0; a < 256; ++a)
     for (int b = -128; b < 128; ++b) {
-      u.push_back(word_of(a, a, a, a)), s.push_back(word_of(b, b, b, b));           // 4 a b: pairs add up
+      u.push_back(word_of(a, a, a, a)), s.push_back(word_of(b, b, b, b));  // 4 a b: pairs add up
       u.push_back(word_of(a, 255 - a, 255, 1)), s.push_back(word_of(b, -1 - b, 127, -128));
     }
   for (int corner : {0, 1, 127, 128, 254, 255})
