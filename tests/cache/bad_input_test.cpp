@@ -293,6 +293,22 @@ TEST_CASE("an exhausted pool changes nothing, and room made elsewhere is enough"
   CHECK(cache.resident_bytes() == 0);
 }
 
+TEST_CASE("what an append takes before the pool ends is given back", "[cache][error][capacity]") {
+  pith::cache_shape tight = shape;
+  tight.bytes = least_bytes<recipe>(shape) + 4 * recipe::page::bytes;  // 8 pages
+  auto cache = make_cache(tight);
+  pith::sequence const s = cache.open().value(), other = cache.open().value();
+  REQUIRE(cache.append(s, 0, k.part(0, 4 + 32 + 192), v.part(0, 4 + 32 + 192)));  // 6 pages
+  int64_t const runs = cache.memory().runs->used_runs();
+  REQUIRE(cache.memory().page_pool->used_blocks() == 6);
+  CHECK(cache.append(s, 0, k.part(0, 128), v.part(0, 128)) == status{errc::capacity_exceeded, 4});  // there is room for one head
+  CHECK(cache.memory().page_pool->used_blocks() == 6);
+  CHECK(cache.memory().runs->used_runs() == runs);
+  REQUIRE(cache.append(other, 0, k.part(0, 4 + 32 + 64), v.part(0, 4 + 32 + 64)));
+  CHECK(cache.memory().page_pool->used_blocks() == 8);
+  CHECK(attention_error(cache, s, 0, model_queries(9, 3, 4)) <= 1);
+}
+
 TEST_CASE("truncate: more than 16 cut tiles are refused, and nothing was cut", "[cache][error][truncate]") {
   auto cache = make_cache<rejecting>();
   pith::sequence const s = cache.open().value();
