@@ -4,6 +4,9 @@
 //   pages of sequence s      indices[indptr[s]] ... indices[indptr[s+1] - 1], oldest first
 //   its tokens               (pages - 1) * Page::tokens + last_page_len[s];   no pages: no tokens, last_page_len is 0
 //   page i of KV head h      base + indices[i] * block_stride + h * head_stride      (bytes, 64-bit, multiples of 64)
+//
+// Slots behind a sequence's last token, up to the end of their tile, are multiplied by a weight of 0: they must decode to finite numbers,
+// as zeros do and as every tile of a saturating codec does that was encoded whole.
 #pragma once
 
 #include <cstddef>
