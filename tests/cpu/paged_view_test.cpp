@@ -176,6 +176,7 @@ TEST_CASE("paged_attention: pages beyond 4 GiB, by stride or by index, are addre
     CHECK(out == expected);
   };
   SECTION("a block stride of 5 GiB and a head stride of 4.5 GiB") { compare(std::int64_t{5} << 30, std::int64_t{9} << 29, {1, 0}); }
+  SECTION("all blocks of one head together, the heads 5 GiB apart") { compare(page::bytes, std::int64_t{5} << 30, {1, 0}); }
   SECTION("block 150000 of 64 KiB each") { compare(65536, 32768, {150000, 7}); }
   munmap(reserved, size);
 }
