@@ -49,9 +49,7 @@ TEST_CASE("status: every code has a message of its own", "[core]") {
 }
 
 TEST_CASE("result: of a trivially copyable type is trivially copyable", "[core]") {
-#if defined(__clang__)
   static_assert(std::is_trivially_copyable_v<pith::result<int>>);
-#endif
   static_assert(std::is_trivially_copy_constructible_v<pith::result<int>>);
   static_assert(std::is_trivially_destructible_v<pith::result<int>>);
   pith::result<int> const good = 7;

@@ -62,14 +62,16 @@ class [[nodiscard]] result {
   PITH_HD constexpr result(T value) noexcept(std::is_nothrow_move_constructible_v<T>) : value_(std::move(value)) {}
   PITH_HD constexpr result(status error) noexcept : error_(error), ok_(false) { PITH_EXPECTS(error.code != errc::ok); }
 
-  result(result const&) requires std::is_trivially_copyable_v<T> = default;
+  // Trivial if T is trivially copyable; otherwise the union deletes these two, and the next one moves. (g++ 12 does not see
+  // a result as trivially copyable if its only move constructor is constrained away.)
+  result(result const&) = default;
+  result(result&&) = default;
   constexpr result(result&& other) noexcept requires(!std::is_trivially_copyable_v<T>) : ok_(other.ok_) {
     if (ok_)
       std::construct_at(&value_, std::move(other.value_));
     else
       error_ = other.error_;
   }
-  result(result const&) requires(!std::is_trivially_copyable_v<T>) = delete;
   result& operator=(result const&) = delete;
   ~result() requires std::is_trivially_destructible_v<T> = default;
   constexpr ~result() requires(!std::is_trivially_destructible_v<T>) {
