@@ -4,6 +4,7 @@
 #
 #   tests/run.sh            everything
 #   tests/run.sh --quick    the release build only
+#   tests/run.sh --all      a clang build too (the ordinary run compiles every header and every compile failure with both compilers)
 #   PITH_BUILD_DIR=DIR      build in DIR and DIR-<variant> (default: build, in the repository)
 #   PITH_JOBS=N             compile and test with N jobs (default: one a processor)
 set -uo pipefail
@@ -48,7 +49,9 @@ else
   fi
   run_preset noexcept "$build-noexcept"
   run_preset asan-ubsan "$build-asan-ubsan"
-  if command -v clang++-16 >/dev/null 2>&1; then
+  if [ "${1:-}" != --all ]; then
+    not_run+=("clang build of the tests (only with --all)")
+  elif command -v clang++-16 >/dev/null 2>&1; then
     run_preset clang "$build-clang"
   else
     not_run+=("clang build (clang++-16 is not installed)")
