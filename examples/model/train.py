@@ -144,7 +144,7 @@ class Data:
 
     def window(self, length, rng):
         kind = rng.random()
-        copies, prose = (0.3, 0.1) if length <= 256 else (0.15, 0.25) if length <= 512 else (0.1, 0.4)  # copying is learnt first, on short windows
+        copies, prose = (0.3, 0.1) if length <= 256 else (0.15, 0.25) if length <= 512 else (0.1, 0.3)  # copying is learnt first, on short windows
         if kind < copies:  # invented words repeated over and over: teaches copying, which recall is built on
             words = " ".join(invented_name(rng) if rng.random() < 0.5 else f"{rng.integers(0, 10000):04d}"
                              for _ in range(rng.integers(4, max(6, length // 24)))).encode() + b"\n"
@@ -163,8 +163,9 @@ class Data:
                 out += self.train[start:start + n] + b"\n"
                 weight += [1.0] * (n + 1)
             asked = facts and rng.random() > fresh
-            if asked:  # log-uniform in distance: far facts are asked for as often as near ones
-                age = np.log([len(out) - f[2] for f in facts])
+            if asked:  # uniform in the logarithm of the distance or, half of the time on long windows, in the distance itself
+                age = np.array([len(out) - f[2] for f in facts], float)
+                age = age if length > 1024 and rng.random() < 0.5 else np.log(age)
                 target = rng.uniform(age.min(), age.max() + 1e-9)
                 name, number, _ = facts[int(np.argmin(np.abs(age - target)))]
             else:
