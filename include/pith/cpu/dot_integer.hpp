@@ -21,6 +21,26 @@
 namespace pith {
 inline namespace PITH_ISA {
 
+// Scales of `width` neighbouring parameter indices of an integer tile, and the offsets o = b - middle s, so that x = u s + o.
+template <class Storage>
+PITH_INLINE simd::f32v scale_of(std::byte const* tile, std::int64_t index) {
+  using scale_type = typename Storage::scale_type;
+  return simd::load_scalars<scale_type>(tile + Storage::scale_at + index * static_cast<std::int64_t>(sizeof(scale_type)));
+}
+template <class Storage>
+PITH_INLINE simd::f32v offset_of(std::byte const* tile, std::int64_t index, simd::f32v scale) {
+  using scale_type = typename Storage::scale_type;
+  if constexpr (Storage::zero_kind == zero::real) {
+    return simd::load_scalars<scale_type>(tile + Storage::zero_at + index * static_cast<std::int64_t>(sizeof(scale_type)));
+  } else if constexpr (Storage::zero_kind == zero::none) {
+    return simd::all(-static_cast<float>(Storage::middle)) * scale;
+  } else {
+    float codes[simd::width];
+    for (int i = 0; i < simd::width; ++i) codes[i] = -static_cast<float>(static_cast<int>(tile[Storage::zero_at + index + i]));
+    return simd::load(codes) * scale;
+  }
+}
+
 // The bytes of step `step` of a word: four codes for dot4. `high` is the word of the high plane (3 bits), `odd` its half.
 template <int Bits>
 PITH_INLINE simd::u32v codes_of_step(simd::u32v words, simd::u32v high, int step, int odd) {
@@ -107,7 +127,6 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
   static constexpr int padded = static_cast<int>(round_up(Channels, 32));
   static constexpr int groups = folds ? 1 : storage::groups;
   static constexpr int group = folds ? Channels : storage::group;
-  static constexpr int scale_bytes = static_cast<int>(sizeof(Scale));
 
   struct query {
     alignas(64) float value[M][padded];
@@ -153,22 +172,6 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
   static constexpr int chunk = vectors * simd::width <= 16 || storage::group >= 32 || !folds ? vectors * simd::width : 16;
   static constexpr int chunk_vectors = chunk / simd::width;
   using sums_type = simd::f32v[M][chunk_vectors];
-
-  static simd::f32v scale_of(std::byte const* tile, std::int64_t index) {
-    return simd::load_scalars<Scale>(tile + storage::scale_at + index * scale_bytes);
-  }
-  // b - middle * s, so that x = u s + this
-  static simd::f32v offset_of(std::byte const* tile, std::int64_t index, simd::f32v scale) {
-    if constexpr (Zero == zero::real) {
-      return simd::load_scalars<Scale>(tile + storage::zero_at + index * scale_bytes);
-    } else if constexpr (Zero == zero::none) {
-      return simd::all(-static_cast<float>(storage::middle)) * scale;
-    } else {
-      float codes[simd::width];
-      for (int i = 0; i < simd::width; ++i) codes[i] = -static_cast<float>(static_cast<int>(tile[storage::zero_at + index + i]));
-      return simd::load(codes) * scale;
-    }
-  }
 
   // sum_c q[c] u[t,c] over channels [from, to), f32 lanes over tokens first .. first + chunk of a block
   static void sum_exact(std::byte const* block, int first, int from, int to, float const (*q)[padded], sums_type& sum) {
@@ -237,8 +240,8 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
           sum_exact(tile, first, g * group, (g + 1) * group, q.value, sum);
         PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) {
           std::int64_t const index = static_cast<std::int64_t>(g) * storage::group_lanes + first + v * simd::width;
-          simd::f32v const scale = scale_of(tile, index);
-          simd::f32v const bias = simd::fma(scale, simd::all(static_cast<float>(storage::middle)), offset_of(tile, index, scale));
+          simd::f32v const scale = scale_of<storage>(tile, index);
+          simd::f32v const bias = simd::fma(scale, simd::all(static_cast<float>(storage::middle)), offset_of<storage>(tile, index, scale));
           PITH_UNROLL for (int m = 0; m < M; ++m) {
             float const codes_total = in_integers ? q.rounded_total[m][g] : q.total[m][g];
             simd::f32v const centred = sum[m][v] - simd::all(static_cast<float>(storage::middle) * codes_total);
@@ -259,8 +262,8 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
       PITH_UNROLL for (int m = 0; m < M; ++m) bias_sum[m] = scaled_sum[m] = most[m] = squares[m] = simd::all(0);
       for (int c = 0; c < Channels; c += simd::width) {
         std::int64_t const index = static_cast<std::int64_t>(g) * Channels + c;
-        simd::f32v const scale = scale_of(tile, index);
-        simd::f32v const bias = simd::fma(scale, simd::all(static_cast<float>(storage::middle)), offset_of(tile, index, scale));
+        simd::f32v const scale = scale_of<storage>(tile, index);
+        simd::f32v const bias = simd::fma(scale, simd::all(static_cast<float>(storage::middle)), offset_of<storage>(tile, index, scale));
         PITH_UNROLL for (int m = 0; m < M; ++m) {
           simd::f32v const x = simd::load(q.value[m] + c), scaled = x * scale;
           simd::store(folded[m] + c, scaled);

@@ -27,7 +27,6 @@ struct mix_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
   static constexpr int groups = per_channel ? 1 : storage::groups;
   static constexpr int group = per_channel ? Channels : storage::group;
   static constexpr int segment = per_channel && storage::group < block_tokens ? storage::group : block_tokens;  // tokens weighted at once
-  static constexpr int scale_bytes = static_cast<int>(sizeof(Scale));
 
   static void run(std::byte const* tile, float const* weights, int stride, float* sums, float* used) {
     for (int i = 0; i < M * groups; ++i) used[i] = 0;
@@ -50,28 +49,13 @@ struct mix_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
     float offset[M];       // per_token: sum of used weight * o;  per_channel: sum of used weights
   };
 
-  static simd::f32v scale_of(std::byte const* tile, std::int64_t index) {
-    return simd::load_scalars<Scale>(tile + storage::scale_at + index * scale_bytes);
-  }
-  static simd::f32v offset_of(std::byte const* tile, std::int64_t index, simd::f32v scale) {
-    if constexpr (Zero == zero::real) {
-      return simd::load_scalars<Scale>(tile + storage::zero_at + index * scale_bytes);
-    } else if constexpr (Zero == zero::none) {
-      return simd::all(-static_cast<float>(storage::middle)) * scale;
-    } else {
-      float codes[simd::width];
-      for (int i = 0; i < simd::width; ++i) codes[i] = -static_cast<float>(static_cast<int>(tile[storage::zero_at + index + i]));
-      return simd::load(codes) * scale;
-    }
-  }
-
   static void prepare(std::byte const* tile, float const* weights, int stride, int first, int g, segment_weights& w, float* used) {
     constexpr int vectors = segment / simd::width;
     simd::f32v used_sum[M], offset_sum[M], most[M];
     PITH_UNROLL for (int m = 0; m < M; ++m) used_sum[m] = offset_sum[m] = most[m] = simd::all(0);
     PITH_UNROLL for (int v = 0; v < vectors; ++v) {
       std::int64_t const index = static_cast<std::int64_t>(g) * storage::group_lanes + first + v * simd::width;
-      simd::f32v const scale = per_channel ? simd::all(1.0f) : scale_of(tile, index);
+      simd::f32v const scale = per_channel ? simd::all(1.0f) : scale_of<storage>(tile, index);
       PITH_UNROLL for (int m = 0; m < M; ++m) {
         simd::f32v const x = simd::load(weights + m * stride + first + v * simd::width);
         simd::f32v const scaled = per_channel ? x : x * scale;
@@ -79,7 +63,7 @@ struct mix_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
         most[m] = simd::max(most[m], scaled);
         if constexpr (!in_integers) {
           used_sum[m] = used_sum[m] + x;
-          if constexpr (!per_channel) offset_sum[m] = simd::fma(x, offset_of(tile, index, scale), offset_sum[m]);
+          if constexpr (!per_channel) offset_sum[m] = simd::fma(x, offset_of<storage>(tile, index, scale), offset_sum[m]);
         }
       }
     }
@@ -93,8 +77,8 @@ struct mix_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
       std::int32_t rounded[M][segment];
       PITH_UNROLL for (int v = 0; v < vectors; ++v) {
         std::int64_t const index = static_cast<std::int64_t>(g) * storage::group_lanes + first + v * simd::width;
-        simd::f32v const scale = per_channel ? simd::all(1.0f) : scale_of(tile, index);
-        simd::f32v const offset = per_channel ? simd::all(1.0f) : offset_of(tile, index, scale);
+        simd::f32v const scale = per_channel ? simd::all(1.0f) : scale_of<storage>(tile, index);
+        simd::f32v const offset = per_channel ? simd::all(1.0f) : offset_of<storage>(tile, index, scale);
         // A scale of zero is a constant row: its weight is not rounded, and max() keeps the division finite.
         simd::f32v const per_step = per_channel ? scale : simd::all(1.0f) / simd::max(scale, simd::all(0x1p-120f));
         PITH_UNROLL for (int m = 0; m < M; ++m) {
@@ -144,8 +128,8 @@ struct mix_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
         simd::f32v scale = simd::all(1.0f), offset = simd::all(1.0f);
         if constexpr (per_channel) {
           std::int64_t const index = static_cast<std::int64_t>(first / storage::group) * Channels + c + v * simd::width;
-          scale = scale_of(tile, index);
-          offset = offset_of(tile, index, scale);
+          scale = scale_of<storage>(tile, index);
+          offset = offset_of<storage>(tile, index, scale);
         }
         PITH_UNROLL for (int m = 0; m < M; ++m) {
           float* const to = sums + m * Channels + c + v * simd::width;
