@@ -131,11 +131,11 @@ content stored(pith::cache<Recipe> const& cache, pith::sequence of, int layer, i
         (key_is_packed || value_is_packed) && !given_back ? memory.page_pool->address(page_of(cache, of, layer, head, staged)) : nullptr;
     if (key_is_packed && bytes != nullptr && staged / key_tile::tokens != key_tile_decoded) {
       key_tile_decoded = staged / key_tile::tokens;
-      key_tile::decode(bytes + page::key_tile_at(static_cast<int>(staged % page::tokens)), key_rows.data());
+      pith::decode_tile<key_tile>(bytes + page::key_tile_at(static_cast<int>(staged % page::tokens)), key_rows.data(), memory.states().keys.of(layer * memory.shape.kv_heads + head));
     }
     if (value_is_packed && bytes != nullptr && staged / value_tile::tokens != value_tile_decoded) {
       value_tile_decoded = staged / value_tile::tokens;
-      value_tile::decode(bytes + page::value_tile_at(static_cast<int>(staged % page::tokens)), value_rows.data());
+      pith::decode_tile<value_tile>(bytes + page::value_tile_at(static_cast<int>(staged % page::tokens)), value_rows.data(), memory.states().values.of(layer * memory.shape.kv_heads + head));
     }
     for (int c = 0; c < all.dk; ++c)
       key[static_cast<std::size_t>(c)] = staged < 0 ? segments::first_key_tile::get(raw, static_cast<int>(slot), c)

@@ -2,6 +2,7 @@
 // Every codec that the laws, the checksums and the flag sets are tried on: one list. A new codec gets a line here.
 #pragma once
 
+#include "laws/sample_state.hpp"
 #include "pith/codec/hadamard.hpp"
 #include "pith/codec/integer.hpp"
 #include "pith/codec/pipe.hpp"
@@ -34,7 +35,11 @@
   X(64, 64, int8<per_token<16>, zero::integer, bf16>)               \
   X(64, 64, pipe<hadamard<64>, int4<per_token<64>>>)                \
   X(128, 64, pipe<hadamard<64>, int4<per_channel<32>, zero::none>>) \
-  X(64, 64, pipe<hadamard<32>, raw<bf16>>)
+  X(64, 64, pipe<hadamard<32>, raw<bf16>>)                          \
+  X(64, 64, pipe<permute, int4<per_token<32>>>)                     \
+  X(80, 64, pipe<balance, int4<per_token<16>>>)                     \
+  X(64, 64, pipe<rotate, int8<per_token<64>>>)                      \
+  X(128, 64, pipe<balance, pipe<hadamard<64>, pipe<permute, int2<per_channel<32>>>>>)
 
 namespace pith_test {
 

@@ -209,9 +209,9 @@ class cache : cache_writer<Recipe> {
     return this->check(of) && layer >= 0 && layer < store_.shape.layers ? store_.layer(of.index, layer).tokens : 0;
   }
 
-  // Bytes in use: pages, raw blocks, table runs, and what every open sequence holds (chunk buffer, side arrays, states).
+  // Bytes in use: pages, raw blocks, table runs, calibrated numbers, and what every open sequence holds (chunk buffer, side arrays, states).
   std::int64_t resident_bytes() const {
-    std::int64_t bytes = store_.page_pool->used_bytes() + store_.raw_pool->used_bytes() + store_.runs->used_bytes();
+    std::int64_t bytes = store_.page_pool->used_bytes() + store_.raw_pool->used_bytes() + store_.runs->used_bytes() + store_.state_bytes();
     for (std::int64_t s = 0; s < store_.shape.max_sequences; ++s)
       if (store_.sequences[s].open) bytes += store_.sequence_bytes();
     return bytes;
@@ -230,10 +230,17 @@ class cache : cache_writer<Recipe> {
   cache_shape const& shape() const { return store_.shape; }
   storage const& memory() const { return store_; }  // for tests and tools: the segments as they are stored
 
+  // Tells the pages of one head from those of other formats and other calibrated numbers.
+  // cost    two tiles encoded
+  std::uint64_t identity(int layer, int head) const {
+    std::int64_t const at = static_cast<std::int64_t>(layer) * store_.shape.kv_heads + head;
+    return page_identity<page>(store_.states().keys.of(at), store_.states().values.of(at));
+  }
+
   // See make().
-  static result<cache> with_memory(cache_shape const& shape, std::span<std::byte> memory) {
+  static result<cache> with_memory(cache_shape const& shape, std::span<std::byte> memory, calibration<page> const& calibrated) {
     cache made;
-    if (status const ok = made.store_.set_up(shape, memory); !ok) return ok;
+    if (status const ok = made.store_.set_up(shape, memory, calibrated); !ok) return ok;
     return made;
   }
 
@@ -312,7 +319,15 @@ class cache : cache_writer<Recipe> {
 // errors  see cache_storage::set_up
 template <class Recipe>
 result<cache<Recipe>> make(cache_shape const& shape, std::span<std::byte> memory = {}) {
-  return cache<Recipe>::with_memory(shape, memory);
+  static_assert(!calibration<typename Recipe::page>::is_needed,
+                "[pith] make<Recipe>(shape): a codec of this composition has calibrated state. Fix: make<Recipe>(shape, calibration).");
+  return cache<Recipe>::with_memory(shape, memory, {});
+}
+
+// The same with calibrated numbers for each (layer, KV head), [layer * kv_heads + head]. They are copied, and never change.
+template <class Recipe>
+result<cache<Recipe>> make(cache_shape const& shape, calibration<typename Recipe::page> const& calibrated, std::span<std::byte> memory = {}) {
+  return cache<Recipe>::with_memory(shape, memory, calibrated);
 }
 
 }  // namespace pith

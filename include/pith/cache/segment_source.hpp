@@ -39,6 +39,8 @@ struct segment_source {
   std::byte const* chunk_values(std::int64_t token) const {
     return store.chunk_values(sequence, head) + token / block_tokens * segments::value_tile::bytes;
   }
+  auto const& key_state() const { return store.states().keys.of(layer * store.shape.kv_heads + head); }
+  auto const& value_state() const { return store.states().values.of(layer * store.shape.kv_heads + head); }
   std::span<slot_range const> dead() const { return {state().holes, static_cast<std::size_t>(state().hole_count)}; }
   std::uint64_t const* live() const { return Recipe::has_liveness ? store.live_of(sequence, layer, head) : nullptr; }
   float const* bias() const { return Recipe::has_bias ? store.biases_of(sequence, layer, head) : nullptr; }

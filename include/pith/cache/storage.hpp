@@ -15,6 +15,7 @@
 
 #include "pith/cache/raw_segments.hpp"
 #include "pith/cache/sequence.hpp"
+#include "pith/codec/calibration.hpp"
 #include "pith/page/arena.hpp"
 #include "pith/page/pool.hpp"
 #include "pith/page/table.hpp"
@@ -48,11 +49,18 @@ struct cache_storage {
   std::unique_ptr<layer_state[]> layers;   // [sequence][layer]
   std::unique_ptr<table[]> tables;         // [sequence][layer][head]
   std::unique_ptr<block_id[]> raw_blocks;  // [sequence][layer][head]
+  std::vector<typename calibration<page>::key_state> key_states;      // [layer][head], if the codec has any
+  std::vector<typename calibration<page>::value_state> value_states;  // [layer][head]
 
   std::int64_t heads_total() const { return static_cast<std::int64_t>(shape.layers) * shape.kv_heads; }
   std::int64_t chunk_tiles() const { return divide_up(shape.max_chunk, block_tokens); }
   std::int64_t chunk_head_bytes() const { return chunk_tiles() * (segments::key_tile::bytes + segments::value_tile::bytes); }
   std::int64_t live_words() const { return divide_up(shape.max_tokens, 64); }
+
+  calibration<page> states() const { return {{key_states}, {value_states}}; }
+  std::int64_t state_bytes() const {
+    return static_cast<std::int64_t>(key_states.size() * sizeof(key_states[0]) + value_states.size() * sizeof(value_states[0]));
+  }
 
   // Bytes that every open sequence holds beside its blocks.
   std::int64_t sequence_bytes() const {
@@ -69,13 +77,17 @@ struct cache_storage {
   // max_tokens
   //         capacity_exceeded  the bytes do not hold the sequences and one page for each of their heads; `at` is what is missing
   //         out_of_memory
-  status set_up(cache_shape const& wanted, std::span<std::byte> memory) {
+  //         bad_calibration    a state that is wrong; `at` is layer * kv_heads + head. shape_mismatch: not one for each
+  status set_up(cache_shape const& wanted, std::span<std::byte> memory, calibration<page> const& calibrated) {
     shape = wanted;
     if (shape.layers <= 0 || shape.kv_heads <= 0 || shape.max_sequences <= 0 || shape.max_chunk < 0 || shape.max_tokens < 0)
       return {errc::shape_mismatch, shape.layers};
     if (shape.query_heads <= 0 || shape.query_heads % shape.kv_heads != 0) return {errc::shape_mismatch, shape.query_heads};
     if ((Recipe::has_positions || Recipe::has_liveness || Recipe::has_bias) && shape.max_tokens == 0)
       return {errc::shape_mismatch, shape.max_tokens};
+    if (status const ok = calibrated.check(heads_total()); !ok) return ok;
+    key_states.assign(calibrated.keys.all.begin(), calibrated.keys.all.end());
+    value_states.assign(calibrated.values.all.begin(), calibrated.values.all.end());
     if (memory.data() == nullptr) {
       auto made = heap_arena::make(shape.bytes);
       if (!made) return made.error();

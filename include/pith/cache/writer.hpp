@@ -204,7 +204,8 @@ class cache_writer {
     for (std::int64_t s = slot; s < slot + page::tile_tokens; s += tile::tokens) {
       segments::template rows<typename segments::key_tile>([&](std::int64_t at) { return segments::key_tile_of(raw, at); }, s, tile::tokens,
                                                            rows);
-      tile::encode(rows, page_of(index, layer, head, s) + page::key_tile_at(static_cast<int>(s % page::tokens)));
+      encode_tile<tile>(rows, page_of(index, layer, head, s) + page::key_tile_at(static_cast<int>(s % page::tokens)),
+                        store_.states().keys.of(layer * store_.shape.kv_heads + head));
     }
   }
   void seal_values(std::int64_t index, int layer, int head, std::int64_t slot) {
@@ -214,7 +215,8 @@ class cache_writer {
     for (std::int64_t s = slot; s < slot + page::tile_tokens; s += tile::tokens) {
       segments::template rows<typename segments::value_tile>([&](std::int64_t at) { return segments::value_tile_of(raw, at); }, s,
                                                              tile::tokens, rows);
-      tile::encode(rows, page_of(index, layer, head, s) + page::value_tile_at(static_cast<int>(s % page::tokens)));
+      encode_tile<tile>(rows, page_of(index, layer, head, s) + page::value_tile_at(static_cast<int>(s % page::tokens)),
+                        store_.states().values.of(layer * store_.shape.kv_heads + head));
     }
   }
 

@@ -6,6 +6,7 @@
 // The two codecs may cut the page into tiles of different lengths; a tile holds `tokens` tokens.
 #pragma once
 
+#include "pith/codec/calibration.hpp"
 #include "pith/codec/concept.hpp"
 #include "pith/core/bits.hpp"
 
@@ -76,6 +77,8 @@ struct kv_page {
       page_tiles<check_page<Keys, Values, KeyChannels, ValueChannels, PageTokens>(), Keys, Values, KeyChannels, ValueChannels, PageTokens>;
   using key_tile = typename tiles::key_tile;
   using value_tile = typename tiles::value_tile;
+
+  using calibration = page_calibration<key_tile, value_tile>;
 
   static constexpr int tokens = PageTokens;
   static constexpr int key_channels = KeyChannels;

@@ -20,6 +20,8 @@ enum class errc : std::uint8_t {
   capacity_exceeded,  // no free block, run, sequence or room for a token; nothing was changed
   stale_handle,       // a sequence that was closed, or that belongs to another cache
   not_finite,         // NaN or infinity under nan_policy::reject
+  bad_calibration,    // calibrated numbers that are no permutation, scale or rotation; `at` is the first wrong one
+  wrong_format,       // bytes of another format or of other calibrated numbers than this one's
   misaligned,         // an address or stride that the layout does not allow
   unsupported,        // a combination that was not compiled or does not exist
   out_of_memory,      // the arena could not be obtained
@@ -35,6 +37,8 @@ PITH_HD constexpr char const* message(errc code) noexcept {
     case errc::capacity_exceeded: return "capacity exceeded";
     case errc::stale_handle: return "stale handle";
     case errc::not_finite: return "not finite";
+    case errc::bad_calibration: return "bad calibration";
+    case errc::wrong_format: return "another format or calibration";
     case errc::misaligned: return "misaligned";
     case errc::unsupported: return "unsupported";
     case errc::out_of_memory: return "out of memory";

@@ -34,7 +34,7 @@ struct prepared_rows {
   std::int64_t row[M];
   int rows = 0;  // the rest repeats the last row
 
-  void begin(head_rows const& all, std::int64_t first, int count) {
+  void begin(head_rows const& all, std::int64_t first, int count, state_of<key_tile> const& calibration) {
     alignas(64) float q[M][dk];
     float sinks[M];
     rows = count;
@@ -47,7 +47,7 @@ struct prepared_rows {
     state.begin(all.sink != nullptr ? sinks : nullptr, all.soft_cap);
     raw_dot<block_tokens>::prepare(q[0], raw);
     if constexpr (is_transformed<key_tile>)
-      for (int m = 0; m < M; ++m) key_tile::transform_query(q[m]);
+      for (int m = 0; m < M; ++m) key_tile::transform_query(q[m], calibration);
     dot<Accuracy>::prepare(q[0], packed);
     dot<exact_accuracy>::prepare(q[0], exact);
   }
@@ -89,7 +89,7 @@ struct cpu_attention {
     using rows_type = prepared_rows<Page, Accuracy, M>;
     rows_type group[M == 4 ? rows_at_once / 4 : 1];
     int const blocks = (count + M - 1) / M;
-    for (int b = 0; b < blocks; ++b) group[b].begin(all, first_row + b * M, count - b * M < M ? count - b * M : M);
+    for (int b = 0; b < blocks; ++b) group[b].begin(all, first_row + b * M, count - b * M < M ? count - b * M : M, source.key_state());
 
     std::int64_t const skip = source.first_tokens(), keys = source.sealed_keys(), values = source.sealed_values(), stored = source.stored();
     step_scope scope{.slots = skip + stored, .dead = source.dead(), .live = source.live(), .bias = source.bias()};
@@ -119,7 +119,7 @@ struct cpu_attention {
     });
 
     if constexpr (is_transformed<value_tile>)
-      for (int b = 0; b < blocks; ++b) group[b].state.template restore<value_tile>();
+      for (int b = 0; b < blocks; ++b) group[b].state.template restore<value_tile>(source.value_state());
 
     if (keys > values)  // the keys' raw tail is shorter than the values'
       source.for_each_page([&](std::int64_t base, std::byte const* page) {

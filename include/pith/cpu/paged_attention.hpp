@@ -40,6 +40,8 @@ struct paged_source {
   std::int64_t chunk_tokens() const { return 0; }
   std::byte const* chunk_keys(std::int64_t) const { return nullptr; }
   std::byte const* chunk_values(std::int64_t) const { return nullptr; }
+  auto const& key_state() const { return pages.states.keys.of(head); }
+  auto const& value_state() const { return pages.states.values.of(head); }
   std::span<slot_range const> dead() const { return {}; }
   std::uint64_t const* live() const { return nullptr; }
   float const* bias() const { return pages.bias.data == nullptr ? nullptr : &pages.bias(head, pages.indptr[sequence] * Page::tokens); }

@@ -77,14 +77,14 @@ class row_block {
 
   // Brings sums that were gathered in a transformed basis back; the groups get one common denominator first.
   template <class ValueTile>
-  void restore() {
+  void restore(state_of<ValueTile> const& calibration) {
     for (int m = 0; m < M; ++m) {
       for (int g = 0; g < ValueGroups; ++g) {
         float const factor = total_[m][g] > 0 ? exact_[m] / total_[m][g] : 1.0f;
         for (int c = 0; c < ValueChannels / ValueGroups; ++c) sums_[m][g * (ValueChannels / ValueGroups) + c] *= factor;
         total_[m][g] = exact_[m];
       }
-      ValueTile::restore_output(sums_[m]);
+      ValueTile::restore_output(sums_[m], calibration);
     }
   }
 

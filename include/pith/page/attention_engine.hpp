@@ -13,6 +13,7 @@
 //   stored()                                         slots after `first`, sealed and staged
 //   staging_keys(slot), staging_values(slot)         the raw tile that holds `slot` (after `first`; a multiple of 32)
 //   chunk_tokens(), chunk_keys(i), chunk_values(i)   raw tile that holds token i of the chunk (a multiple of 32); slots follow the stored ones
+//   key_state(), value_state()                       calibrated numbers of this head's tiles, or no_state
 //   dead(), live(), bias()                           slot ranges that are never seen; a bit, an addend per stored slot, or null
 #pragma once
 

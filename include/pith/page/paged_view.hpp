@@ -33,6 +33,7 @@ struct paged_view {
   std::span<std::int32_t const> last_page_len{};  // [sequences]
   // Added to the scores of (KV head, page, slot), natural units, [kv_head][pages * Page::tokens]; -infinity removes a slot. Optional.
   tensor_view<float const, 2> bias{};
+  typename Page::calibration states{};  // [kv_head], if a codec has calibrated numbers; read when the pages are, not copied
 
   std::int64_t sequences() const { return static_cast<std::int64_t>(last_page_len.size()); }
   std::int64_t tokens(std::int64_t sequence) const {
@@ -60,7 +61,7 @@ struct paged_view {
     }
     if (bias.data != nullptr && (bias.extent[0] != kv_heads || bias.extent[1] < static_cast<std::int64_t>(indices.size()) * Page::tokens || bias.stride[1] != 1))
       return {errc::shape_mismatch, bias.extent[1]};
-    return {};
+    return states.check_count(kv_heads);
   }
 };
 
