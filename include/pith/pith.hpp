@@ -4,6 +4,7 @@
 
 #include "pith/cache/kv_cache.hpp"
 #include "pith/cache/recipes.hpp"
+#include "pith/cache/select_cache.hpp"
 #include "pith/codec/balance.hpp"
 #include "pith/codec/hadamard.hpp"
 #include "pith/codec/integer.hpp"

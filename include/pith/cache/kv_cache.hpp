@@ -97,10 +97,23 @@ class cache : cache_writer<Recipe> {
   //         capacity_exceeded (pages or max_tokens; nothing was added)
   template <class K, class V>
   status append(sequence of, int layer, tensor_view<K, 3> k, tensor_view<V, 3> v, std::span<std::int64_t const> at = {}) {
-    if (status const ok = this->check_chunk(of, layer, k, v, at); !ok) return ok;
+    if (status const ok = check_append(of, layer, k, v, at); !ok) return ok;
     if (status const ok = this->reserve(of.index, layer, k.extent[0]); !ok) return ok;
     this->write(of.index, layer, k, v, at);
     return {};
+  }
+  // What append would say of these rows, but for want of pages; nothing is changed.
+  template <class K, class V>
+  status check_append(sequence of, int layer, tensor_view<K, 3> k, tensor_view<V, 3> v, std::span<std::int64_t const> at = {}) const {
+    return this->check_chunk(of, layer, k, v, at);
+  }
+  // Takes the pages that `tokens` more tokens of a layer will need: appending that many then cannot fail for want of them.
+  // errors  stale_handle, out_of_range, capacity_exceeded (nothing was taken)
+  status reserve_tokens(sequence of, int layer, std::int64_t tokens) {
+    if (status const ok = this->check_layer(of, layer); !ok) return ok;
+    if (tokens < 0) return {errc::out_of_range, tokens};
+    if (status const ok = this->check_length(of, layer, tokens); !ok) return ok;
+    return this->reserve(of.index, layer, tokens);
   }
 
   // Attention of the newest q.extent[0] tokens of the sequence, causal. q [token][query_head][key channel], out [token][query_head][value
@@ -113,7 +126,19 @@ class cache : cache_writer<Recipe> {
     if (status const ok = check_queries(of, layer, q, out, options); !ok) return ok;
     std::int64_t const tokens = store_.layer(of.index, layer).tokens;
     if (tokens > 0 && q.extent[0] > tokens) return {errc::out_of_range, q.extent[0]};
-    attend_heads<std::remove_const_t<Q>>(of.index, layer, 0, {}, q, out, options, run);
+    attend_heads<std::remove_const_t<Q>>(of.index, layer, 0, {}, q, out, options, run, false);
+    return {};
+  }
+
+  // Attention of queries that are newer than every token of the sequence and see them all: a part of a whole that the caller merges with
+  // others (page/merge.hpp).
+  // errors  as attend; unsupported: a window
+  template <class Q, storage_scalar O, executor Executor = serial>
+  status attend_past(sequence of, int layer, tensor_view<Q, 3> q, tensor_view<O, 3> out, attention_options const& options = {},
+                     Executor&& run = {}) const {
+    if (status const ok = check_queries(of, layer, q, out, options); !ok) return ok;
+    if (options.window != 0) return {errc::unsupported, options.window};
+    attend_heads<std::remove_const_t<Q>>(of.index, layer, 0, {}, q, out, options, run, true);
     return {};
   }
 
@@ -122,25 +147,20 @@ class cache : cache_writer<Recipe> {
   template <class Q, class K, class V, storage_scalar O, executor Executor = serial>
   status prefill(sequence of, int layer, tensor_view<Q, 3> q, tensor_view<K, 3> k, tensor_view<V, 3> v, tensor_view<O, 3> out,
                  attention_options const& options = {}, Executor&& run = {}, std::span<std::int64_t const> at = {}) {
-    if (status const ok = check_queries(of, layer, q, out, options); !ok) return ok;
-    if (status const ok = this->check_chunk(of, layer, k, v, at); !ok) return ok;
-    if (q.extent[0] != k.extent[0]) return {errc::shape_mismatch, q.extent[0]};
-    if (k.extent[0] > store_.shape.max_chunk) return {errc::capacity_exceeded, store_.shape.max_chunk};
+    if (status const ok = check_chunk_queries(of, layer, q, k, v, out, options, at); !ok) return ok;
     if (status const ok = this->reserve(of.index, layer, k.extent[0]); !ok) return ok;
-    for (int h = 0; h < store_.shape.kv_heads; ++h) {
-      for (std::int64_t t = 0; t < k.extent[0]; ++t) {
-        std::byte* const key_tile = store_.chunk_keys(of.index, h) + t / block_tokens * segments::key_tile::bytes;
-        std::byte* const value_tile = store_.chunk_values(of.index, h) + t / block_tokens * segments::value_tile::bytes;
-        if (t % block_tokens == 0) {
-          std::memset(key_tile, 0, static_cast<std::size_t>(segments::key_tile::bytes));
-          std::memset(value_tile, 0, static_cast<std::size_t>(segments::value_tile::bytes));
-        }
-        segments::template set_row<typename segments::key_tile>(key_tile, static_cast<int>(t % block_tokens), this->number(k, t, h));
-        segments::template set_row<typename segments::value_tile>(value_tile, static_cast<int>(t % block_tokens), this->number(v, t, h));
-      }
-    }
-    attend_heads<std::remove_const_t<Q>>(of.index, layer, k.extent[0], at, q, out, options, run);
+    this->load_chunk(of.index, k, v);
+    attend_heads<std::remove_const_t<Q>>(of.index, layer, k.extent[0], at, q, out, options, run, false);
     this->write(of.index, layer, k, v, at);
+    return {};
+  }
+  // The same without appending the chunk.
+  template <class Q, class K, class V, storage_scalar O, executor Executor = serial>
+  status attend_with_chunk(sequence of, int layer, tensor_view<Q, 3> q, tensor_view<K, 3> k, tensor_view<V, 3> v, tensor_view<O, 3> out,
+                           attention_options const& options = {}, Executor&& run = {}, std::span<std::int64_t const> at = {}) {
+    if (status const ok = check_chunk_queries(of, layer, q, k, v, out, options, at); !ok) return ok;
+    this->load_chunk(of.index, k, v);
+    attend_heads<std::remove_const_t<Q>>(of.index, layer, k.extent[0], at, q, out, options, run, false);
     return {};
   }
 
@@ -148,12 +168,7 @@ class cache : cache_writer<Recipe> {
   // and new tokens start a new tile (the result says so).
   // errors  stale_handle, out_of_range (negative), capacity_exceeded (more than 16 cut tiles in one layer; nothing was changed)
   result<truncation> truncate(sequence of, std::int64_t tokens) {
-    if (status const ok = this->check(of); !ok) return ok;
-    if (tokens < 0) return status{errc::out_of_range, tokens};
-    for (int l = 0; l < store_.shape.layers; ++l) {
-      layer_state cut = store_.layer(of.index, l);
-      if (!this->cut_state(cut, tokens)) return status{errc::capacity_exceeded, layer_state::max_holes};
-    }
+    if (status const ok = check_truncate(of, tokens); !ok) return ok;
     truncation done;
     for (int l = 0; l < store_.shape.layers; ++l) {
       layer_state& state = store_.layer(of.index, l);
@@ -175,6 +190,17 @@ class cache : cache_writer<Recipe> {
       }
     }
     return done;
+  }
+
+  // What truncate would say; nothing is changed.
+  status check_truncate(sequence of, std::int64_t tokens) const {
+    if (status const ok = this->check(of); !ok) return ok;
+    if (tokens < 0) return {errc::out_of_range, tokens};
+    for (int l = 0; l < store_.shape.layers; ++l) {
+      layer_state cut = store_.layer(of.index, l);
+      if (!this->cut_state(cut, tokens)) return {errc::capacity_exceeded, layer_state::max_holes};
+    }
+    return {};
   }
 
   // Removes tokens from one KV head: they are never seen again, and a page without a living slot is given back (unless a fork shares it).
@@ -257,6 +283,16 @@ class cache : cache_writer<Recipe> {
                                                         Recipe::value_channels);
   }
 
+  template <class Q, class K, class V, class O>
+  status check_chunk_queries(sequence of, int layer, tensor_view<Q, 3> q, tensor_view<K, 3> k, tensor_view<V, 3> v, tensor_view<O, 3> out,
+                             attention_options const& options, std::span<std::int64_t const> at) const {
+    if (status const ok = check_queries(of, layer, q, out, options); !ok) return ok;
+    if (status const ok = this->check_chunk(of, layer, k, v, at); !ok) return ok;
+    if (q.extent[0] != k.extent[0]) return {errc::shape_mismatch, q.extent[0]};
+    if (k.extent[0] > store_.shape.max_chunk) return {errc::capacity_exceeded, store_.shape.max_chunk};
+    return {};
+  }
+
   // Which slots query token i of a call sees.
   struct visible_slots {
     storage const& store;
@@ -265,6 +301,7 @@ class cache : cache_writer<Recipe> {
     int layer;
     std::int64_t queries, chunk, window;
     std::span<std::int64_t const> chunk_positions;
+    bool everything;  // whatever i is
 
     std::int64_t position(std::int64_t slot) const {
       if (slot < state.slots) return store.positions_of(sequence, layer)[slot];
@@ -276,7 +313,7 @@ class cache : cache_writer<Recipe> {
     }
 
     void of_query(std::int64_t i, std::int64_t* lower, std::int64_t* upper) const {
-      std::int64_t const token = state.tokens + chunk - queries + i;
+      std::int64_t const token = state.tokens - 1 + (everything ? 0 : chunk - queries + i + 1);
       *lower = 0;
       *upper = token < 0 ? 0 : slot_of(token) + 1;
       if (window == 0 || token < 0) return;
@@ -296,8 +333,8 @@ class cache : cache_writer<Recipe> {
 
   template <class Q, class O, class Executor>
   void attend_heads(std::int64_t index, int layer, std::int64_t chunk, std::span<std::int64_t const> at, tensor_view<Q const, 3> q,
-                    tensor_view<O, 3> out, attention_options const& options, Executor&& run) const {
-    visible_slots const slots{store_, store_.layer(index, layer), index, layer, q.extent[0], chunk, options.window, at};
+                    tensor_view<O, 3> out, attention_options const& options, Executor&& run, bool everything) const {
+    visible_slots const slots{store_, store_.layer(index, layer), index, layer, q.extent[0], chunk, options.window, at, everything};
     run.for_each(store_.shape.kv_heads, [&](std::int64_t head) {
       query_rows<Q, O> const rows{.q = q,
                                   .out = out,

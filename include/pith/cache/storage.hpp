@@ -62,6 +62,26 @@ struct cache_storage {
     return static_cast<std::int64_t>(key_states.size() * sizeof(key_states[0]) + value_states.size() * sizeof(value_states[0]));
   }
 
+  // What set_up carves beside the pages, in order.
+  struct fixed_parts {
+    std::int64_t raw, chunks, positions, live, biases;
+    std::int64_t total() const { return raw + chunks + positions + live + biases + 6 * 64; }  // and what alignment may cost
+  };
+  fixed_parts parts() const {
+    std::int64_t const all_heads = heads_total() * shape.max_sequences;
+    return {.raw = all_heads * segments::bytes,
+            .chunks = shape.max_sequences * shape.kv_heads * chunk_head_bytes(),
+            .positions = Recipe::has_positions ? 8 * shape.max_tokens * shape.layers * shape.max_sequences : 0,
+            .live = Recipe::has_liveness ? 8 * live_words() * all_heads : 0,
+            .biases = Recipe::has_bias ? 4 * shape.max_tokens * all_heads : 0};
+  }
+  // Bytes of an arena beside the pages.
+  static std::int64_t fixed_bytes(cache_shape const& of) {
+    cache_storage sized;
+    sized.shape = of;
+    return sized.parts().total();
+  }
+
   // Bytes that every open sequence holds beside its blocks.
   std::int64_t sequence_bytes() const {
     std::int64_t bytes = shape.kv_heads * chunk_head_bytes() + static_cast<std::int64_t>(sizeof(sequence_state)) +
@@ -106,14 +126,12 @@ struct cache_storage {
       return {};
     };
     std::byte* raw_memory = nullptr;
-    if (status s = carve(all_heads * segments::bytes, raw_memory); !s) return s;
-    if (status s = carve(shape.max_sequences * shape.kv_heads * chunk_head_bytes(), chunks); !s) return s;
-    if (Recipe::has_positions)
-      if (status s = carve(8 * shape.max_tokens * shape.layers * shape.max_sequences, position); !s) return s;
-    if (Recipe::has_liveness)
-      if (status s = carve(8 * live_words() * all_heads, live_bits); !s) return s;
-    if (Recipe::has_bias)
-      if (status s = carve(4 * shape.max_tokens * all_heads, biases); !s) return s;
+    fixed_parts const sizes = parts();
+    if (status s = carve(sizes.raw, raw_memory); !s) return s;
+    if (status s = carve(sizes.chunks, chunks); !s) return s;
+    if (status s = carve(sizes.positions, position); !s) return s;
+    if (status s = carve(sizes.live, live_bits); !s) return s;
+    if (status s = carve(sizes.biases, biases); !s) return s;
     std::int64_t const blocks = (cursor.remaining_bytes() - 64) / page::bytes;
     std::byte* page_memory = nullptr;
     if (blocks < heads_total()) return {errc::capacity_exceeded, heads_total() * page::bytes - cursor.remaining_bytes() + 64};

@@ -45,6 +45,12 @@ class cache_writer {
     return {};
   }
 
+  status check_length(sequence of, int layer, std::int64_t more) const {
+    std::int64_t const most = store_.shape.max_tokens;
+    if (most > 0 && store_.layer(of.index, layer).slots + more > most) return {errc::capacity_exceeded, most};
+    return {};
+  }
+
   template <class K, class V>
   status check_chunk(sequence of, int layer, tensor_view<K, 3> k, tensor_view<V, 3> v, std::span<std::int64_t const> at) const {
     if (status const ok = check_layer(of, layer); !ok) return ok;
@@ -52,13 +58,12 @@ class cache_writer {
     if (k.extent[1] != store_.shape.kv_heads || v.extent[1] != store_.shape.kv_heads) return {errc::shape_mismatch, k.extent[1]};
     if (k.extent[2] != Recipe::key_channels) return {errc::shape_mismatch, k.extent[2]};
     if (v.extent[2] != Recipe::value_channels) return {errc::shape_mismatch, v.extent[2]};
-    layer_state const& state = store_.layer(of.index, layer);
-    if (store_.shape.max_tokens > 0 && state.slots + k.extent[0] > store_.shape.max_tokens)
-      return {errc::capacity_exceeded, store_.shape.max_tokens};
+    if (status const ok = check_length(of, layer, k.extent[0]); !ok) return ok;
     if constexpr (Recipe::has_positions) {
       if (!at.empty() && static_cast<std::int64_t>(at.size()) != k.extent[0])
         return {errc::shape_mismatch, static_cast<std::int64_t>(at.size())};
-      std::int64_t before = state.slots > 0 ? store_.positions_of(of.index, layer)[state.slots - 1] : -1;
+      std::int64_t const slots = store_.layer(of.index, layer).slots;
+      std::int64_t before = slots > 0 ? store_.positions_of(of.index, layer)[slots - 1] : -1;
       for (std::size_t i = 0; i < at.size(); ++i) {
         if (at[i] <= before) return {errc::out_of_range, static_cast<std::int64_t>(i)};
         before = at[i];
@@ -161,6 +166,22 @@ class cache_writer {
     store_.runs->clear(of, *store_.page_pool);
     of = copy;
     return {};
+  }
+
+  // A chunk's rows into the raw tiles that its own queries read.
+  template <class K, class V>
+  void load_chunk(std::int64_t index, tensor_view<K, 3> k, tensor_view<V, 3> v) {
+    for (int h = 0; h < store_.shape.kv_heads; ++h)
+      for (std::int64_t t = 0; t < k.extent[0]; ++t) {
+        std::byte* const key_tile = store_.chunk_keys(index, h) + t / block_tokens * segments::key_tile::bytes;
+        std::byte* const value_tile = store_.chunk_values(index, h) + t / block_tokens * segments::value_tile::bytes;
+        if (t % block_tokens == 0) {
+          std::memset(key_tile, 0, static_cast<std::size_t>(segments::key_tile::bytes));
+          std::memset(value_tile, 0, static_cast<std::size_t>(segments::value_tile::bytes));
+        }
+        segments::template set_row<typename segments::key_tile>(key_tile, static_cast<int>(t % block_tokens), number(k, t, h));
+        segments::template set_row<typename segments::value_tile>(value_tile, static_cast<int>(t % block_tokens), number(v, t, h));
+      }
   }
 
   // After reserve(): cannot fail.

@@ -71,12 +71,14 @@ struct tensor_view {
     return product;
   }
 
-  // The view with the first axis cut to [from, from + count).
+  // The view with one axis, the first unless another is named, cut to [from, from + count).
+  template <int Axis = 0>
   PITH_HD constexpr tensor_view part(std::int64_t from, std::int64_t count) const {
-    PITH_EXPECTS(from >= 0 && count >= 0 && from + count <= extent[0]);
+    static_assert(Axis >= 0 && Axis < Rank, "[pith] part<Axis>: the view has no such axis.");
+    PITH_EXPECTS(from >= 0 && count >= 0 && from + count <= extent[Axis]);
     tensor_view cut = *this;
-    cut.data += from * stride[0];
-    cut.extent[0] = count;
+    cut.data += from * stride[Axis];
+    cut.extent[Axis] = count;
     return cut;
   }
 };
