@@ -32,6 +32,8 @@
 #define PITH_ISA isa_avx2_vnni
 #elif defined(__AVX2__) && defined(__FMA__)
 #define PITH_ISA isa_avx2
+#elif defined(__ARM_NEON) && defined(__ARM_FEATURE_MATMUL_INT8)
+#define PITH_ISA isa_neon_i8mm
 #elif defined(__ARM_NEON) && defined(__ARM_FEATURE_DOTPROD)
 #define PITH_ISA isa_neon_dotprod
 #elif defined(__aarch64__)
