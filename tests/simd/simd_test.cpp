@@ -66,9 +66,8 @@ void check_pack() {
     std::uint32_t stored = 0;
     for (int i = 0; i < per_word; ++i) stored |= static_cast<std::uint32_t>(codes[word * per_word + i]) << (i * Bits);
     for (int step = 0; step < steps; ++step) {
-      std::uint32_t expected;
-      std::memcpy(&expected, packed + word * per_word + 4 * step, 4);
-      CHECK(((stored >> (step * Bits)) & mask) == expected);
+      std::uint8_t const* const at = packed + word * per_word + 4 * step;
+      CHECK(((stored >> (step * Bits)) & mask) == word_of(at[0], at[1], at[2], at[3]));
     }
   }
 }
@@ -202,8 +201,9 @@ TEST_CASE("simd: load_scalars reads all 65536 patterns of f16 and bf16, and f32"
   }
   CHECK(wrong == 0);
   float in[width], out[width];
-  for (int i = 0; i < width; ++i) in[i] = static_cast<float>(i) - 1.5f;
-  store(out, load_scalars<float>(reinterpret_cast<std::byte const*>(in)));
+  std::byte stored[sizeof in];
+  for (int i = 0; i < width; ++i) in[i] = static_cast<float>(i) - 1.5f, store_scalar(stored + 4 * i, in[i]);
+  store(out, load_scalars<float>(stored));
   CHECK(std::memcmp(in, out, sizeof in) == 0);
 }
 
