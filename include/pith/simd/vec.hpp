@@ -8,6 +8,7 @@
 #endif
 
 #include <bit>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -80,10 +81,18 @@ PITH_INLINE f32v fma(f32v a, f32v b, f32v c) { return xsimd::fma(a, b, c); }
 PITH_INLINE f32v min(f32v a, f32v b) { return xsimd::min(a, b); }
 PITH_INLINE f32v max(f32v a, f32v b) { return xsimd::max(a, b); }
 PITH_INLINE f32v to_float(i32v x) { return xsimd::to_float(x); }
-PITH_INLINE f32v as_float(u32v x) { return xsimd::bitwise_cast<f32v>(x); }
-PITH_INLINE u32v as_words(f32v x) { return xsimd::bitwise_cast<u32v>(x); }
-PITH_INLINE i32v as_int(u32v x) { return xsimd::bitwise_cast<i32v>(x); }
-PITH_INLINE u32v as_words(i32v x) { return xsimd::bitwise_cast<u32v>(x); }
+// Up to xsimd 10, bitwise_cast names the batch that it makes, from 11 on the batch's element.
+template <class To, class From>
+PITH_INLINE To bits_as(From x) {
+  if constexpr (requires { { xsimd::bitwise_cast<typename To::value_type>(x) } -> std::same_as<To>; })
+    return xsimd::bitwise_cast<typename To::value_type>(x);
+  else
+    return xsimd::bitwise_cast<To>(x);
+}
+PITH_INLINE f32v as_float(u32v x) { return bits_as<f32v>(x); }
+PITH_INLINE u32v as_words(f32v x) { return bits_as<u32v>(x); }
+PITH_INLINE i32v as_int(u32v x) { return bits_as<i32v>(x); }
+PITH_INLINE u32v as_words(i32v x) { return bits_as<u32v>(x); }
 
 PITH_INLINE float sum(f32v x) {
 #if defined(__AVX512F__)
