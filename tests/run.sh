@@ -4,11 +4,14 @@
 #
 #   tests/run.sh            everything
 #   tests/run.sh --quick    the release build only
-#   tests/run.sh --all      a clang build too (the ordinary run compiles every header and every compile failure with both compilers)
+#   tests/run.sh --all      a clang build too (the ordinary run compiles every header and every compile failure with both compilers), and
+#                           the other architectures under qemu
+#   tests/run.sh --architectures   those alone: tests/architectures.sh
 #   PITH_BUILD_DIR=DIR      build in DIR and DIR-<variant> (default: build, in the repository)
 #   PITH_JOBS=N             compile and test with N jobs (default: one a processor)
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
+[ "${1:-}" != --architectures ] || exec tests/architectures.sh
 . cmake/packages.sh
 install_packages || exit 1
 
@@ -56,6 +59,12 @@ else
   else
     not_run+=("clang build (clang++-16 is not installed)")
   fi
+fi
+
+if [ "${1:-}" = --all ]; then
+  tests/architectures.sh || failed+=("architectures under qemu")
+else
+  not_run+=("aarch64 and s390x builds under qemu (tests/run.sh --architectures)")
 fi
 
 for flag in avx512f avx512_vnni avx512_bf16; do
