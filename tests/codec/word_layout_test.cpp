@@ -45,6 +45,12 @@ TEST_CASE("word_layout: every place holds its own code, for all widths and both 
   check_places<word_layout<3, 80, 32, use::dot>>();
   check_places<word_layout<4, 80, 32, use::dot>>();
   check_places<word_layout<4, 96, 32, use::mix>>();
+  check_places<word_layout<5, 80, 32, use::dot>>();
+  check_places<word_layout<5, 48, 32, use::mix>>();
+  check_places<word_layout<6, 80, 32, use::dot>>();
+  check_places<word_layout<6, 64, 32, use::mix>>();
+  check_places<word_layout<7, 80, 32, use::dot>>();
+  check_places<word_layout<7, 96, 32, use::mix>>();
   check_places<word_layout<8, 64, 32, use::dot>>();
   check_places<word_layout<16, 80, 16, use::mix>>();
   check_places<word_layout<16, 80, 16, use::dot>>();
@@ -68,11 +74,28 @@ TEST_CASE("word_layout: a code's bits are where the diagram says", "[codec]") {
   three::set(block.data(), 7, 22, 0b101);
   CHECK(pith::load_le<std::uint32_t>(block.data() + 4 * (1 * 32 + 7)) == 0b01u << 12);
   CHECK(pith::load_le<std::uint32_t>(block.data() + 4 * (4 * 32 + 7)) == 1u << 14);
+
+  // Seven bits: channel 29 is field 5 = 2*2 + 1 of the 4-bit word 3, step 7. Its next two bits are step 7 % 4 of byte 2 in word 1 of the
+  // second plane, its top bit step 7 of byte 2 in word 0 of the third.
+  using seven = pith::word_layout<7, 64, 32, use::dot>;
+  CHECK(seven::bytes == 4 * 32 * (8 + 4 + 2));
+  block.assign(seven::bytes, std::byte{0});
+  seven::set(block.data(), 7, 29, 0b1'10'0101);
+  CHECK(pith::load_le<std::uint32_t>(block.data() + 4 * (3 * 32 + 7)) == 0b0101u << 20);
+  CHECK(pith::load_le<std::uint32_t>(block.data() + 4 * ((8 + 1) * 32 + 7)) == 0b10u << (16 + 2 * 3));
+  CHECK(pith::load_le<std::uint32_t>(block.data() + 4 * ((8 + 4 + 0) * 32 + 7)) == 1u << (16 + 7));
 }
 
-TEST_CASE("word_layout: the high bits of three are one to a place", "[codec]") {
-  using three = pith::word_layout<3, 64, 32, use::dot>;
-  std::uint32_t seen = 0;
-  for (int p = 0; p < 32; ++p) seen |= 1u << three::high_bit(p);
-  CHECK(seen == ~0u);
+TEST_CASE("word_layout: the bits of a higher plane are one to a place", "[codec]") {
+  auto check = []<class Layout>(Layout) {
+    for (int plane = 1; plane < Layout::planes; ++plane) {
+      std::uint32_t seen = 0;
+      for (int p = 0; p < 32 / Layout::bits_of(plane); ++p) seen |= ((1u << Layout::bits_of(plane)) - 1u) << Layout::high_bit(p, plane);
+      CHECK(seen == ~0u);
+    }
+  };
+  check(pith::word_layout<3, 64, 32, use::dot>{});
+  check(pith::word_layout<5, 64, 32, use::dot>{});
+  check(pith::word_layout<6, 64, 32, use::mix>{});
+  check(pith::word_layout<7, 64, 32, use::mix>{});
 }

@@ -4,7 +4,7 @@
 #include "pith/codec/pipe.hpp"
 #include "pith/codec/raw.hpp"
 
-// expect 1: integer<Bits, ...>: Bits is 2, 3, 4 or 8. Fix: int4<...>.
+// expect 1: integer<Bits, ...>: Bits is 2 to 8. Fix: int4<...>.
 // expect 2: integer<Bits, Group>: Group says who shares a scale. Fix: per_token<64> or per_channel<32>.
 // expect 3: per_token<G>, per_channel<G>: G is 16, 32, 64, 128 or 256.
 // expect 4: integer<Bits, Group, Zero, Scale>: Scale is f16, bf16 or float. Fix: f16.
@@ -22,7 +22,7 @@ void round_trip(float* rows, std::byte* bytes) {
 
 void use(float* rows, std::byte* bytes) {
 #if PITH_WRONG == 1
-  round_trip<pith::integer<5, pith::per_token<32>>>(rows, bytes);
+  round_trip<pith::integer<9, pith::per_token<32>>>(rows, bytes);
 #elif PITH_WRONG == 2
   round_trip<pith::integer<4, int>>(rows, bytes);
 #elif PITH_WRONG == 3
@@ -43,5 +43,6 @@ void use(float* rows, std::byte* bytes) {
   round_trip<pith::pipe<pith::hadamard<64>, pith::int4<pith::per_token<64>>>>(rows, bytes);
   round_trip<pith::int2<pith::per_channel<128>>, 80, 128>(rows, bytes);
   round_trip<pith::int4<pith::per_channel<>>, 64, 256>(rows, bytes);
+  round_trip<pith::int7<pith::per_token<16>>, 80>(rows, bytes);
 #endif
 }

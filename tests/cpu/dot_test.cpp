@@ -111,6 +111,9 @@ TEST_CASE("dot: integer tiles of per_token groups agree within the stated bounds
   CHECK_BOTH(80, 2, int3<per_token<16>, zero::integer, float>);
   CHECK_BOTH(80, 4, int4<per_token<>, zero::none, bf16>);
   CHECK_BOTH(64, 4, int4<per_token<64>>);
+  CHECK_BOTH(80, 4, int5<per_token<16>>);
+  CHECK_BOTH(64, 1, int6<per_token<64>, zero::none, float>);
+  CHECK_BOTH(80, 2, int7<per_token<>, zero::integer, bf16>);
   CHECK_BOTH(128, 2, int8<per_token<32>>);
 }
 
@@ -120,6 +123,9 @@ TEST_CASE("dot: integer tiles of per_channel groups agree within the stated boun
   CHECK_BOTH(80, 2, int3<per_channel<16>, zero::none, bf16>);
   CHECK_BOTH(80, 4, int4<per_channel<16>, zero::integer>);
   CHECK_BOTH(64, 4, int4<per_channel<64>, zero::real, float>);
+  CHECK_BOTH(128, 2, int5<per_channel<32>, zero::none>);
+  CHECK_BOTH(80, 4, int6<per_channel<16>, zero::real, float>);
+  CHECK_BOTH(64, 4, int7<per_channel<64>>);
   CHECK_BOTH(128, 1, int8<per_channel<32>>);
 }
 

@@ -63,6 +63,10 @@ TEST_CASE("golden: integer codecs make the bytes of an independent implementatio
   check_both<int4<per_channel<32>, zero::real, bf16>, 64>("int4_tokens_32_real_bf16", r64);
   check_both<int4<per_token<>, zero::none, float>, 80>("int4_channels_80_none_f32", r80);
   check_both<int4<per_token<32>, zero::integer>, 64>("int4_channels_32_integer_f16", r64);
+  check_both<int5<per_token<16>>, 80>("int5_channels_16_real_f16", r80);
+  check_both<int6<per_channel<32>, zero::none, bf16>, 64>("int6_tokens_32_none_bf16", r64);
+  check_both<int7<per_token<>, zero::integer>, 80>("int7_channels_80_integer_f16", r80);
+  check_both<int7<per_channel<16>, zero::real, float>, 64>("int7_tokens_16_real_f32", r64);
   check_both<int8<per_channel<32>, zero::none>, 80>("int8_tokens_32_none_f16", r80);
   check_both<int8<per_token<64>, zero::integer, float>, 64>("int8_channels_64_integer_f32", r64);
   check_both<int8<per_channel<>, zero::real, float>, 64>("int8_tokens_64_real_f32", r64);

@@ -73,26 +73,33 @@ def set_bit(block, word, bit):
     block[4 * word + bit // 8] |= 1 << (bit % 8)
 
 
+PLANES = {3: [2, 1], 5: [4, 1], 6: [4, 2], 7: [4, 2, 1]}
+
+
 def pack(codes, bits, use):
     """codes [32][channels] to the words of a block."""
     tokens, channels = codes.shape
     lanes, packed = (tokens, channels) if use == "dot" else (channels, tokens)
-    plane = 2 if bits == 3 else bits
-    per_word = 32 // plane
+    first, *higher = PLANES.get(bits, [bits])
+    per_word, per_byte = 32 // first, max(8 // first, 1)
     words = -(-packed // per_word)
-    high_words = -(-packed // 32) if bits == 3 else 0
-    block = bytearray(4 * lanes * (words + high_words))
+    block = bytearray(4 * lanes * (words + sum(-(-packed // (32 // width)) for width in higher)))
     for lane in range(lanes):
         for p in range(packed):
             code = int(codes[lane, p] if use == "dot" else codes[p, lane])
             word, place = p // per_word * lanes + lane, p % per_word
-            for bit in range(plane):
+            for bit in range(first):
                 if code >> bit & 1:
-                    set_bit(block, word, place * plane + bit)
-            if bits == 3 and code >> 2:
-                pair, half = divmod(p // 16, 2)  # word 2J+h of the low plane
-                b, s = divmod(p % 16, 4)  # its field 4b+s
-                set_bit(block, words * lanes + pair * lanes + lane, 8 * b + 4 * half + s)
+                    set_bit(block, word, place * first + bit)
+            b, s = divmod(place, per_byte)  # byte of the word, and step in it
+            step = p // per_word * per_byte + s  # of the lane: 8 / width steps share a word of a higher plane
+            before, done = words, first
+            for width in higher:
+                number, k = divmod(step, 8 // width)
+                for bit in range(width):
+                    if code >> (done + bit) & 1:
+                        set_bit(block, (before + number) * lanes + lane, 8 * b + width * k + bit)
+                before, done = before + -(-packed // (32 // width)), done + width
     return bytes(block)
 
 
@@ -148,6 +155,10 @@ CASES = [  # channels, bits, along, group, zero, scale
     (64, 4, "tokens", 32, "real", "bf16"),
     (80, 4, "channels", 80, "none", "f32"),
     (64, 4, "channels", 32, "integer", "f16"),
+    (80, 5, "channels", 16, "real", "f16"),
+    (64, 6, "tokens", 32, "none", "bf16"),
+    (80, 7, "channels", 80, "integer", "f16"),
+    (64, 7, "tokens", 16, "real", "f32"),
     (80, 8, "tokens", 32, "none", "f16"),
     (64, 8, "channels", 64, "integer", "f32"),
     (64, 8, "tokens", 64, "real", "f32"),

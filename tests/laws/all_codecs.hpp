@@ -28,6 +28,9 @@
   X(80, 64, int4<per_channel<16>, zero::integer, f16>)              \
   X(128, 64, int4<per_token<16>, zero::integer, float>)             \
   X(64, 64, int4<per_channel<>, zero::none, float>)                 \
+  X(64, 64, int5<per_token<32>>)                                    \
+  X(80, 64, int6<per_channel<16>, zero::none, bf16>)                \
+  X(80, 64, int7<per_token<>, zero::integer>)                       \
   X(64, 64, int8<per_token<32>>)                                    \
   X(80, 64, int8<per_channel<32>, zero::none>)                      \
   X(128, 64, int8<per_token<>, zero::none, float>)                  \

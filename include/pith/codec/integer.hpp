@@ -181,9 +181,9 @@ struct integer_tile {
 // The first broken rule speaks alone; true if there is none.
 template <int Bits, class Group, class Scale>
 consteval bool check_integer() {
-  constexpr bool bits_fit = Bits == 2 || Bits == 3 || Bits == 4 || Bits == 8;
+  constexpr bool bits_fit = Bits >= 2 && Bits <= 8;
   if constexpr (!bits_fit) {
-    static_assert(bits_fit, "[pith] integer<Bits, ...>: Bits is 2, 3, 4 or 8. Fix: int4<...>.");
+    static_assert(bits_fit, "[pith] integer<Bits, ...>: Bits is 2 to 8. Fix: int4<...>.");
     return false;
   } else if constexpr (!is_grouping<Group>) {
     static_assert(is_grouping<Group>, "[pith] integer<Bits, Group>: Group says who shares a scale. Fix: per_token<64> or per_channel<32>.");
@@ -229,7 +229,7 @@ struct integer_binding<true, Bits, Group, Zero, Scale, Channels, PageTokens, Use
   using type = integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, Use>;
 };
 
-// Bits 2, 3, 4 or 8; Group per_token<G> or per_channel<G> with G from 16 to 256 or whole; Scale f16, bf16 or float.
+// Bits 2 to 8; Group per_token<G> or per_channel<G> with G from 16 to 256 or whole; Scale f16, bf16 or float.
 template <int Bits, class Group, zero Zero = zero::real, class Scale = f16>
 struct integer {
   template <int Channels, int PageTokens, use Use>
@@ -243,6 +243,12 @@ template <class Group, zero Zero = zero::real, class Scale = f16>
 using int3 = integer<3, Group, Zero, Scale>;
 template <class Group, zero Zero = zero::real, class Scale = f16>
 using int4 = integer<4, Group, Zero, Scale>;
+template <class Group, zero Zero = zero::real, class Scale = f16>
+using int5 = integer<5, Group, Zero, Scale>;
+template <class Group, zero Zero = zero::real, class Scale = f16>
+using int6 = integer<6, Group, Zero, Scale>;
+template <class Group, zero Zero = zero::real, class Scale = f16>
+using int7 = integer<7, Group, Zero, Scale>;
 template <class Group, zero Zero = zero::real, class Scale = f16>
 using int8 = integer<8, Group, Zero, Scale>;
 

@@ -12,8 +12,13 @@
 //   bits  31..28 27..24 23..20 19..16 15..12 11..8  7..4   3..0
 //   4 bit  p+7    p+6    p+5    p+4    p+3    p+2    p+1    p        even fields: word & 0x0f0f0f0f, odd: word >> 4 & 0x0f0f0f0f
 //
-// 3 bits are two planes: first the low 2 bits as above, then the high bits, 32 to a word. The high bit of field 4b+s of the 2-bit word
-// 2J+h is bit 8b+4h+s of word J, so that one shift lines both planes up byte by byte.
+// 3, 5, 6 and 7 bits are planes, low bits first: 2 + 1, 4 + 1, 4 + 2, 4 + 2 + 1. The first plane lies as above; the higher ones follow, 32 / w
+// codes of w bits to a word, in the order in which the first plane's codes come out of their words. Step n = 0, 1, ... of a lane takes four
+// codes of a first-plane word, one from each byte b; their bits of a higher plane are bits 8b + w k .. of its word n / (8/w), k = n % (8/w),
+// so that one shift lines all planes up byte by byte:
+//
+//   3 bit   codes p = 16W + 4b + s    step n = 4W + s    high bit: word p / 32, bit 8b + 4(W % 2) + s
+//   6 bit   codes p =  8W + 2b + s    step n = 2W + s    high two: word p / 16, bits 8b + 2(2(W % 2) + s) and the next
 #pragma once
 
 #include <cstddef>
@@ -24,30 +29,46 @@
 
 namespace pith {
 
+// Bits of a code in the first plane.
+template <int Bits>
+inline constexpr int first_plane = Bits == 3 ? 2 : Bits > 4 && Bits < 8 ? 4 : Bits;
+
 template <int Bits, int Channels, int Tokens, use Use>
 struct word_layout {
-  static_assert(Bits == 2 || Bits == 3 || Bits == 4 || Bits == 8 || Bits == 16 || Bits == 32, "[pith] word_layout: 2, 3, 4, 8, 16 or 32 bits.");
+  static_assert((Bits >= 2 && Bits <= 8) || Bits == 16 || Bits == 32, "[pith] word_layout: 2 to 8, 16 or 32 bits.");
   static constexpr int bits = Bits;
   static constexpr int channels = Channels;
   static constexpr int tokens = Tokens;
   static constexpr int lanes = Use == use::dot ? Tokens : Channels;
   static constexpr int packed = Use == use::dot ? Channels : Tokens;
-  static constexpr int plane_bits = Bits == 3 ? 2 : Bits;                 // of the first plane
-  static constexpr int per_word = 32 / plane_bits;                        // fields in a word
+  static constexpr int planes = Bits == 7 ? 3 : Bits == 3 || Bits == 5 || Bits == 6 ? 2 : 1;
+  static constexpr int plane_bits = first_plane<Bits>;
+  static constexpr int per_word = 32 / plane_bits;                             // fields in a word of the first plane
+  static constexpr int per_byte = plane_bits < 8 ? 8 / plane_bits : 1;         // its steps in a word
   static constexpr int words = static_cast<int>(divide_up(packed, per_word));  // words per lane, first plane
-  static constexpr int high_words = Bits == 3 ? static_cast<int>(divide_up(packed, 32)) : 0;
-  static constexpr std::int64_t bytes = 4ll * lanes * (words + high_words);
+
+  // Of a plane: the bits of a code in it, the place of the lowest of them in the code, and the words per lane in front of it.
+  PITH_HD static constexpr int bits_of(int plane) noexcept { return plane == 0 ? plane_bits : plane == 1 && Bits >= 6 ? 2 : 1; }
+  PITH_HD static constexpr int place_of(int plane) noexcept { return plane == 0 ? 0 : plane == 1 ? plane_bits : plane_bits + 2; }
+  PITH_HD static constexpr int words_before(int plane) noexcept {
+    int sum = plane > 0 ? words : 0;
+    for (int i = 1; i < plane; ++i) sum += static_cast<int>(divide_up(packed, 32 / bits_of(i)));
+    return sum;
+  }
+  static constexpr std::int64_t bytes = 4ll * lanes * words_before(planes);
 
   PITH_HD static constexpr std::uint32_t get(std::byte const* block, int token, int channel) noexcept {
     int const p = Use == use::dot ? channel : token, lane = Use == use::dot ? token : channel;
     std::uint32_t const word = load_le<std::uint32_t>(block + 4ll * (p / per_word * lanes + lane));
     if constexpr (Bits == 32) {
       return word;
-    } else if constexpr (Bits == 3) {
-      std::uint32_t const high = load_le<std::uint32_t>(block + 4ll * ((words + p / 32) * lanes + lane));
-      return field<2>(word, p % 16) | (((high >> high_bit(p)) & 1u) << 2);
     } else {
-      return field<Bits>(word, p % per_word);
+      std::uint32_t code = field<plane_bits>(word, p % per_word);
+      for (int plane = 1; plane < planes; ++plane) {
+        std::uint32_t const high = load_le<std::uint32_t>(block + high_at(plane, p, lane));
+        code |= (high >> high_bit(p, plane) & mask_of(plane)) << place_of(plane);
+      }
+      return code;
     }
   }
 
@@ -59,15 +80,25 @@ struct word_layout {
       store_le<std::uint32_t>(at, code);
     } else {
       store_le<std::uint32_t>(at, with_field<plane_bits>(load_le<std::uint32_t>(at), p % per_word, code & ((1u << plane_bits) - 1u)));
-      if constexpr (Bits == 3) {
-        std::byte* const high = block + 4ll * ((words + p / 32) * lanes + lane);
-        store_le<std::uint32_t>(high, with_field<1>(load_le<std::uint32_t>(high), high_bit(p), code >> 2));
+      for (int plane = 1; plane < planes; ++plane) {
+        std::byte* const high = block + high_at(plane, p, lane);
+        std::uint32_t const mask = mask_of(plane), others = load_le<std::uint32_t>(high) & ~(mask << high_bit(p, plane));
+        store_le<std::uint32_t>(high, others | (code >> place_of(plane) & mask) << high_bit(p, plane));
       }
     }
   }
 
-  // Bit of the high plane's word that belongs to packed index p.
-  PITH_HD static constexpr int high_bit(int p) noexcept { return 8 * (p % 16 / 4) + 4 * (p % 32 / 16) + p % 4; }
+  // The lowest bit that belongs to packed index p in its word of a higher plane.
+  PITH_HD static constexpr int high_bit(int p, int plane = 1) noexcept {
+    int const step = p / per_word * per_byte + p % per_byte, byte = p % per_word / per_byte;
+    return 8 * byte + bits_of(plane) * (step % (8 / bits_of(plane)));
+  }
+
+ private:
+  PITH_HD static constexpr std::uint32_t mask_of(int plane) noexcept { return (1u << bits_of(plane)) - 1u; }
+  PITH_HD static constexpr std::int64_t high_at(int plane, int p, int lane) noexcept {
+    return 4ll * ((words_before(plane) + p / (32 / bits_of(plane))) * lanes + lane);
+  }
 };
 
 }  // namespace pith

@@ -10,7 +10,8 @@
 //           error than the codes' own (an outlier channel in q'), it is rounded to 15 bits, step = max|q| / 16256, 128 high + low, in
 //           two passes. narrow_enough() chooses from the two bounds.
 //           error: |score error| <= step/2 * sum_c |u - middle| s, beside the codec's own
-// cost      4 bit, integer, M rows: per 8 * width codes one load, one shift, two masks and 2M dot4
+// cost      4 bit, integer, M rows: per 8 * width codes one load, one shift, two masks and 2M dot4; a higher plane (3, 5, 6, 7 bits) adds
+//           a load, and a shift, a mask and an or for every M dot4
 #pragma once
 
 #include "pith/codec/integer.hpp"
@@ -41,37 +42,60 @@ PITH_INLINE simd::f32v offset_of(std::byte const* tile, std::int64_t index, simd
   }
 }
 
-// The bytes of step `step` of a word: four codes for dot4. `high` is the word of the high plane (3 bits), `odd` its half.
-template <int Bits>
-PITH_INLINE simd::u32v codes_of_step(simd::u32v words, simd::u32v high, int step, int odd) {
-  if constexpr (Bits == 8) {
+// Words of the higher planes that belong to 16 neighbouring codes, shifted to the first of them; nothing where codes are one plane.
+template <class Layout>
+struct high_words {
+  simd::u32v plane[Layout::planes > 1 ? Layout::planes - 1 : 1];
+};
+
+// Of the codes [first, first + 16) of `width` lanes; first is a multiple of 16.
+template <class Layout>
+PITH_INLINE high_words<Layout> load_high(std::byte const* block, int first, int lane) {
+  high_words<Layout> high{};
+  PITH_UNROLL for (int i = 1; i < Layout::planes; ++i) {
+    int const word = Layout::words_before(i) + first / (32 / Layout::bits_of(i));
+    simd::u32v const x = simd::load_words(block + 4ll * (word * Layout::lanes + lane));
+    high.plane[i - 1] = Layout::bits_of(i) == 1 ? x >> (4 * (first / 16 % 2)) : x;
+  }
+  return high;
+}
+
+// x >> n, to the left for n < 0.
+PITH_INLINE simd::u32v moved(simd::u32v x, int n) { return n > 0 ? x >> n : n < 0 ? x << -n : x; }
+
+// The bytes of step `step` of a first-plane word, the `nth` of its 16 codes: four codes for dot4.
+template <class Layout>
+PITH_INLINE simd::u32v codes_of_step(simd::u32v words, high_words<Layout> const& high, int nth, int step) {
+  constexpr std::uint32_t bytes = 0x01010101u;
+  if constexpr (Layout::bits == 8) {
     return words;
   } else {
-    constexpr int plane = Bits == 3 ? 2 : Bits;
-    constexpr std::uint32_t mask = plane == 4 ? 0x0f0f0f0fu : 0x03030303u;
-    simd::u32v const low = (step == 0 ? words : words >> (step * plane)) & simd::u32v(mask);
-    if constexpr (Bits == 3)
-      return low | (((high >> (4 * odd + step)) & simd::u32v(0x01010101u)) << 2);
-    else
-      return low;
+    simd::u32v codes = moved(words, step * Layout::plane_bits) & simd::u32v(((1u << Layout::plane_bits) - 1u) * bytes);
+    PITH_UNROLL for (int i = 1; i < Layout::planes; ++i) {
+      int const bits = Layout::bits_of(i), place = Layout::place_of(i);
+      simd::u32v const mask((((1u << bits) - 1u) << place) * bytes);
+      codes = codes | (moved(high.plane[i - 1], bits * (nth * Layout::per_byte + step) - place) & mask);
+    }
+    return codes;
   }
 }
 
-// The codes of field `i` of a word as f32 lanes.
-template <int Bits>
-PITH_INLINE simd::f32v codes_of_field(simd::u32v words, simd::u32v high, int i, int odd) {
-  if constexpr (Bits == 3) {
-    simd::u32v const top = (high >> (8 * (i / 4) + 4 * odd + i % 4)) & simd::u32v(1u);
-    return simd::to_float(simd::as_int(simd::field<2>(words, i) | (top << 2)));
-  } else {
-    return simd::to_float(simd::as_int(simd::field<Bits>(words, i)));
+// The codes of field `i` of a first-plane word, the `nth` of its 16 codes, as f32 lanes.
+template <class Layout>
+PITH_INLINE simd::f32v codes_of_field(simd::u32v words, high_words<Layout> const& high, int nth, int i) {
+  simd::u32v codes = simd::field<Layout::plane_bits>(words, i);
+  PITH_UNROLL for (int plane = 1; plane < Layout::planes; ++plane) {
+    int const bits = Layout::bits_of(plane), place = Layout::place_of(plane);
+    int const at = 8 * (i / Layout::per_byte) + bits * (nth * Layout::per_byte + i % Layout::per_byte);
+    codes = codes | (moved(high.plane[plane - 1], at - place) & simd::u32v(((1u << bits) - 1u) << place));
   }
+  return simd::to_float(simd::as_int(codes));
 }
 
 // A row of numbers as 8-bit or 15-bit integers in the order of packed codes.
 template <int Bits, int Channels>
 struct rounded_row {
-  static constexpr int plane_bits = Bits == 3 ? 2 : Bits;
+  static constexpr int plane_bits = first_plane<Bits>;
   static constexpr int size = static_cast<int>(round_up(Channels, 32));
   alignas(64) std::uint8_t high[size];  // the 8-bit value, or the upper part of the 15-bit one
   alignas(64) std::uint8_t low[size];
@@ -171,6 +195,7 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
   static constexpr int vectors = simd::width >= 8 ? 2 : 1;  // token vectors at a time
   static constexpr int chunk = vectors * simd::width <= 16 || storage::group >= 32 || !folds ? vectors * simd::width : 16;
   static constexpr int chunk_vectors = chunk / simd::width;
+  static constexpr int words_at_once = layout::planes > 1 ? 16 / layout::per_word : 1;  // 16 codes share words of the higher planes
   using sums_type = simd::f32v[M][chunk_vectors];
 
   // sum_c q[c] u[t,c] over channels [from, to), f32 lanes over tokens first .. first + chunk of a block
@@ -178,14 +203,15 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
     PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) sum[m][v] = simd::all(0);
     for (int c = from; c < to; c += 16) {
       PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) {
-        simd::u32v high{};
-        if constexpr (Bits == 3)
-          high = simd::load_words(block + 4ll * ((layout::words + c / 32) * block_tokens + first + v * simd::width));
-        for (int word = c / layout::per_word; word < (c + 16) / layout::per_word; ++word) {
-          simd::u32v const words = simd::load_words(block + 4ll * (word * block_tokens + first + v * simd::width));
-          PITH_UNROLL for (int i = 0; i < layout::per_word; ++i) {
-            simd::f32v const u = codes_of_field<Bits>(words, high, i, c / 16 % 2);
-            PITH_UNROLL for (int m = 0; m < M; ++m) sum[m][v] = simd::fma(u, simd::all(q[m][word * layout::per_word + i]), sum[m][v]);
+        high_words<layout> const high = load_high<layout>(block, c, first + v * simd::width);
+        for (int first_word = c / layout::per_word; first_word < (c + 16) / layout::per_word; first_word += words_at_once) {
+          PITH_UNROLL for (int nth = 0; nth < words_at_once; ++nth) {
+            int const word = first_word + nth;
+            simd::u32v const words = simd::load_words(block + 4ll * (word * block_tokens + first + v * simd::width));
+            PITH_UNROLL for (int i = 0; i < layout::per_word; ++i) {
+              simd::f32v const u = codes_of_field<layout>(words, high, nth, i);
+              PITH_UNROLL for (int m = 0; m < M; ++m) sum[m][v] = simd::fma(u, simd::all(q[m][word * layout::per_word + i]), sum[m][v]);
+            }
           }
         }
       }
@@ -214,15 +240,17 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
     PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) acc[m][v] = simd::i32v(0);
     std::byte const* bytes[M];
     PITH_UNROLL for (int m = 0; m < M; ++m) bytes[m] = reinterpret_cast<std::byte const*>(low_part ? q[m].low : q[m].high);
-    for (int word = from / layout::per_word; word < to / layout::per_word; ++word) {
+    for (int first_word = from / layout::per_word; first_word < to / layout::per_word; first_word += words_at_once) {
       PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) {
-        simd::u32v const words = simd::load_words(block + 4ll * (word * block_tokens + first + v * simd::width));
-        simd::u32v high{};
-        if constexpr (Bits == 3) high = simd::load_words(block + 4ll * ((layout::words + word / 2) * block_tokens + first + v * simd::width));
-        PITH_UNROLL for (int step = 0; step < steps; ++step) {
-          simd::u32v const codes = codes_of_step<Bits>(words, high, step, word % 2);
-          PITH_UNROLL for (int m = 0; m < M; ++m)
-            acc[m][v] = simd::dot4<(Bits <= 4)>(acc[m][v], codes, simd::all_words(bytes[m] + word * layout::per_word + 4 * step));
+        high_words<layout> const high = load_high<layout>(block, first_word * layout::per_word, first + v * simd::width);
+        PITH_UNROLL for (int nth = 0; nth < words_at_once; ++nth) {
+          int const word = first_word + nth;
+          simd::u32v const words = simd::load_words(block + 4ll * (word * block_tokens + first + v * simd::width));
+          PITH_UNROLL for (int step = 0; step < steps; ++step) {
+            simd::u32v const codes = codes_of_step<layout>(words, high, nth, step);
+            PITH_UNROLL for (int m = 0; m < M; ++m)
+              acc[m][v] = simd::dot4<(Bits <= 7)>(acc[m][v], codes, simd::all_words(bytes[m] + word * layout::per_word + 4 * step));
+          }
         }
       }
     }

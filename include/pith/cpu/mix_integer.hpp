@@ -28,6 +28,8 @@ struct mix_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
   static constexpr int group = per_channel ? Channels : storage::group;
   static constexpr int segment = per_channel && storage::group < block_tokens ? storage::group : block_tokens;  // tokens weighted at once
 
+  static constexpr int words_at_once = layout::planes > 1 ? 16 / layout::per_word : 1;  // 16 codes share words of the higher planes
+
   static void run(std::byte const* tile, float const* weights, int stride, float* sums, float* used) {
     for (int i = 0; i < M * groups; ++i) used[i] = 0;
     for (int first = 0; first < storage::tokens; first += segment) {
@@ -144,20 +146,19 @@ struct mix_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
     constexpr int steps = layout::per_word / 4;
     simd::i32v acc[M][Vectors];
     PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < Vectors; ++v) acc[m][v] = simd::i32v(0);
-    for (int i = 0; i < segment / layout::per_word; ++i) {
-      int const word = token / layout::per_word + i;
+    for (int first = 0; first < segment / layout::per_word; first += words_at_once) PITH_UNROLL for (int nth = 0; nth < words_at_once; ++nth) {
+      int const i = first + nth, word = token / layout::per_word + i;
       simd::u32v rounded[steps][M];  // loaded once for all channel vectors
       PITH_UNROLL for (int step = 0; step < steps; ++step)
         PITH_UNROLL for (int m = 0; m < M; ++m)
           rounded[step][m] = simd::all_words(reinterpret_cast<std::byte const*>(w.rounded[m]) + i * layout::per_word + 4 * step);
       PITH_UNROLL for (int v = 0; v < Vectors; ++v) {
         simd::u32v const words = simd::load_words(block + 4ll * (word * Channels + c + v * simd::width));
-        simd::u32v high{};
-        if constexpr (Bits == 3) high = simd::load_words(block + 4ll * ((layout::words + word / 2) * Channels + c + v * simd::width));
+        high_words<layout> const high = load_high<layout>(block, token + first * layout::per_word, c + v * simd::width);
         PITH_UNROLL for (int step = 0; step < steps; ++step) {
-          simd::u32v codes = codes_of_step<Bits>(words, high, step, word % 2);
+          simd::u32v codes = codes_of_step<layout>(words, high, nth, step);
           if constexpr (Bits == 8) codes = codes ^ simd::u32v(0x80808080u);  // u - 128 as a signed byte; shorter codes are signed as they are
-          PITH_UNROLL for (int m = 0; m < M; ++m) acc[m][v] = simd::dot4<(Bits <= 4)>(acc[m][v], rounded[step][m], codes);
+          PITH_UNROLL for (int m = 0; m < M; ++m) acc[m][v] = simd::dot4<(Bits <= 6)>(acc[m][v], rounded[step][m], codes);
         }
       }
     }
@@ -169,14 +170,13 @@ struct mix_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
   template <int Vectors>
   PITH_INLINE static void sum_exact(std::byte const* block, int token, int c, segment_weights const& w, simd::f32v (&sum)[M][Vectors]) {
     PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < Vectors; ++v) sum[m][v] = simd::all(0);
-    for (int i = 0; i < segment / layout::per_word; ++i) {
-      int const word = token / layout::per_word + i;
+    for (int first = 0; first < segment / layout::per_word; first += words_at_once) PITH_UNROLL for (int nth = 0; nth < words_at_once; ++nth) {
+      int const i = first + nth, word = token / layout::per_word + i;
       PITH_UNROLL for (int v = 0; v < Vectors; ++v) {
         simd::u32v const words = simd::load_words(block + 4ll * (word * Channels + c + v * simd::width));
-        simd::u32v high{};
-        if constexpr (Bits == 3) high = simd::load_words(block + 4ll * ((layout::words + word / 2) * Channels + c + v * simd::width));
+        high_words<layout> const high = load_high<layout>(block, token + first * layout::per_word, c + v * simd::width);
         PITH_UNROLL for (int f = 0; f < layout::per_word; ++f) {
-          simd::f32v const u = codes_of_field<Bits>(words, high, f, word % 2);
+          simd::f32v const u = codes_of_field<layout>(words, high, nth, f);
           PITH_UNROLL for (int m = 0; m < M; ++m) sum[m][v] = simd::fma(u, simd::all(w.value[m][i * layout::per_word + f]), sum[m][v]);
         }
       }
