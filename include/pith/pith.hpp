@@ -6,6 +6,7 @@
 #include "pith/cache/recipes.hpp"
 #include "pith/cache/select_cache.hpp"
 #include "pith/codec/balance.hpp"
+#include "pith/codec/block_float.hpp"
 #include "pith/codec/hadamard.hpp"
 #include "pith/codec/integer.hpp"
 #include "pith/codec/kv_page.hpp"

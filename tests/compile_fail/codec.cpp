@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "pith/codec/block_float.hpp"
 #include "pith/codec/hadamard.hpp"
 #include "pith/codec/integer.hpp"
 #include "pith/codec/pipe.hpp"
@@ -13,6 +14,11 @@
 // expect 7: hadamard<N>: N is a power of two up to 1024. Fix: hadamard<64>.
 // expect 8: hadamard<N>: the channels must be a multiple of N. Fix: an N that divides head_dim.
 // expect 9: per_channel<>: a group spans a page of at most 256 tokens. Fix: per_channel<256>.
+// expect 10: block_float<Bits, Group>: Bits is 4 to 8, sign included. Fix: block_float<4, per_token<32>>.
+// expect 11: block_float<Bits, Group>: a block is 16, 32, 64 or 128 numbers. Fix: per_token<32>.
+// expect 12: block_float<Bits, Group>: Group says who shares an exponent. Fix: per_token<32> or per_channel<32>.
+// expect 13: per_token<G>: the channels must be a multiple of the group G.
+// expect 14: integer<Bits, Group, Zero, Scale>: Scale is f16, bf16 or float. Fix: f16.
 template <class Codec, int Channels = 64, int PageTokens = 64>
 void round_trip(float* rows, std::byte* bytes) {
   using tile = typename Codec::template bind<Channels, PageTokens, pith::use::dot>;
@@ -39,10 +45,21 @@ void use(float* rows, std::byte* bytes) {
   round_trip<pith::pipe<pith::hadamard<64>, pith::int4<pith::per_token<16>>>, 80>(rows, bytes);
 #elif PITH_WRONG == 9
   round_trip<pith::int4<pith::per_channel<>>, 64, 512>(rows, bytes);
+#elif PITH_WRONG == 10
+  round_trip<pith::block_float<3, pith::per_token<32>>>(rows, bytes);
+#elif PITH_WRONG == 11
+  round_trip<pith::block_float<4, pith::per_token<>>>(rows, bytes);
+#elif PITH_WRONG == 12
+  round_trip<pith::block_float<4, pith::f16>>(rows, bytes);
+#elif PITH_WRONG == 13
+  round_trip<pith::block_float<4, pith::per_token<64>>, 80>(rows, bytes);
+#elif PITH_WRONG == 14
+  round_trip<pith::int4<pith::per_token<32>, pith::zero::none, pith::e8m0>>(rows, bytes);
 #else
   round_trip<pith::pipe<pith::hadamard<64>, pith::int4<pith::per_token<64>>>>(rows, bytes);
   round_trip<pith::int2<pith::per_channel<128>>, 80, 128>(rows, bytes);
   round_trip<pith::int4<pith::per_channel<>>, 64, 256>(rows, bytes);
+  round_trip<pith::block_float<5, pith::per_channel<64>>, 80>(rows, bytes);
   round_trip<pith::int7<pith::per_token<16>>, 80>(rows, bytes);
 #endif
 }

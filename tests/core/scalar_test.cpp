@@ -205,6 +205,26 @@ TEST_CASE("scalar: NaN and finiteness are read from the bits", "[core]") {
   CHECK_FALSE(pith::is_finite(bits_float(0x7fc00000)));
 }
 
+TEST_CASE("scalar: e8m0 is every power of two of an f32, zero, and rounds down", "[core][exhaustive]") {
+  using pith::e8m0;
+  CHECK(float_bits(to_float(e8m0{0})) == 0);
+  CHECK(to_float(e8m0{255}) == std::numeric_limits<float>::infinity());
+  int wrong = 0;
+  for (int bits = 1; bits < 255; ++bits) {
+    e8m0 const power{static_cast<std::uint8_t>(bits)};
+    float const value = to_float(power);
+    wrong += value != std::ldexp(1.0, bits - 127);
+    wrong += from_float<e8m0>(value) != power || from_float<e8m0>(bits_float(float_bits(value) | 0x7fffffu)) != power;
+    wrong += from_float<e8m0>(bits_float(float_bits(value) - 1)).bits != bits - 1;
+    wrong += from_float<e8m0>(-value).bits != 0;
+  }
+  CHECK(wrong == 0);
+  CHECK(from_float<e8m0>(std::numeric_limits<float>::infinity()).bits == 254);
+  for (float x : {0.0f, -0.0f, std::numeric_limits<float>::denorm_min(), std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()})
+    CHECK(from_float<e8m0>(x).bits == 0);
+  static_assert(from_float<e8m0>(7.9f).bits == 129 && sizeof(e8m0) == 1 && std::is_trivially_copyable_v<e8m0>);
+}
+
 TEST_CASE("scalar: conversions work in constant expressions", "[core]") {
   static_assert(from_float<f16>(1.0f).bits == 0x3c00 && from_float<bf16>(1.0f).bits == 0x3f80);
   static_assert(from_float<f16>(0x1p-24f).bits == 1 && from_float<f16>(0x1p-25f).bits == 0);

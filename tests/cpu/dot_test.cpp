@@ -129,6 +129,14 @@ TEST_CASE("dot: integer tiles of per_channel groups agree within the stated boun
   CHECK_BOTH(128, 1, int8<per_channel<32>>);
 }
 
+TEST_CASE("dot: block floating point is read by the kernels for integers", "[cpu][law]") {
+  using namespace pith;
+  CHECK_BOTH(80, 4, block_float<4, per_token<16>>);
+  CHECK_BOTH(128, 1, block_float<6, per_token<64>>);
+  CHECK_BOTH(64, 2, block_float<5, per_channel<32>>);
+  CHECK_BOTH(64, 4, block_float<8, per_channel<64>>);
+}
+
 TEST_CASE("dot: a tile that no kernel knows is decoded and multiplied", "[cpu][law]") {
   check_dot<unknown_tile, pith::exact_accuracy, 1>("unknown_tile");
   check_dot<unknown_tile, pith::integer_accuracy, 4>("unknown_tile");

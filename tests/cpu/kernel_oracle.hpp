@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "laws/inputs.hpp"
+#include "pith/codec/block_float.hpp"
 #include "pith/cpu/mix_integer.hpp"
 #include "pith/cpu/raw_kernels.hpp"
 #include "support/catch.hpp"

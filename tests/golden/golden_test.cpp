@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "laws/inputs.hpp"
+#include "pith/codec/block_float.hpp"
 #include "pith/codec/hadamard.hpp"
 #include "pith/codec/integer.hpp"
 #include "pith/codec/pipe.hpp"
@@ -70,6 +71,14 @@ TEST_CASE("golden: integer codecs make the bytes of an independent implementatio
   check_both<int8<per_channel<32>, zero::none>, 80>("int8_tokens_32_none_f16", r80);
   check_both<int8<per_token<64>, zero::integer, float>, 64>("int8_channels_64_integer_f32", r64);
   check_both<int8<per_channel<>, zero::real, float>, 64>("int8_tokens_64_real_f32", r64);
+}
+
+TEST_CASE("golden: block floating point makes the bytes of an independent implementation", "[golden]") {
+  using namespace pith;
+  auto const r64 = golden_rows(64), r80 = golden_rows(80);
+  check_both<block_float<4, per_token<32>>, 64>("block_float4_channels_32", r64);
+  check_both<block_float<5, per_channel<64>>, 80>("block_float5_tokens_64", r80);
+  check_both<block_float<8, per_token<16>>, 80>("block_float8_channels_16", r80);
 }
 
 TEST_CASE("golden: raw codecs and a rotated one make the bytes of an independent implementation", "[golden]") {

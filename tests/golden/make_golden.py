@@ -69,6 +69,19 @@ def quantize(values, bits, zero, scale):
     return np.clip(codes, least, top), s, stored_zero
 
 
+def quantize_block(values, bits):
+    """One block that shares an exponent: codes and the exponent's byte, a power of two by frexp."""
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if finite.size else (F32(0), F32(0))
+    _, e = np.frexp(max(high, -low))  # size = m 2^e with 1/2 <= m < 1
+    exponent = int(e) - 1 - (bits - 2)
+    if max(high, -low) == 0 or exponent <= -100:
+        return np.full(values.shape, 1 << (bits - 1)), np.uint8(0)
+    x = np.clip(np.where(np.isnan(values), F32(0), values), low, high).astype(np.float64)
+    most = (1 << (bits - 1)) - 1
+    return np.clip(np.rint(np.ldexp(x, -exponent)), -most, most).astype(np.int64) + most + 1, np.uint8(exponent + 127)
+
+
 def set_bit(block, word, bit):
     block[4 * word + bit // 8] |= 1 << (bit % 8)
 
@@ -113,7 +126,11 @@ def encode(rows, bits, along, group, zero, scale, use):
     for g in range(length // group):
         for lane in range(lanes):
             part = slice(g * group, (g + 1) * group)
-            codes[lane, part], s, z = quantize(grid[lane, part], bits, zero, scale)
+            if scale == "e8m0":
+                codes[lane, part], s = quantize_block(grid[lane, part], bits)
+                z = None
+            else:
+                codes[lane, part], s, z = quantize(grid[lane, part], bits, zero, scale)
             scales.append(s)
             zeros.append(z)
     if along == "tokens":
@@ -172,6 +189,9 @@ def main():
         for channels, bits, along, group, zero, scale in CASES:
             name = f"int{bits}_{along}_{group}_{zero}_{scale}_{channels}_{use}.bin"
             files[name] = encode(inputs[channels], bits, along, group, zero, scale, use)
+        for channels, bits, along, group in [(64, 4, "channels", 32), (80, 5, "tokens", 64), (80, 8, "channels", 16)]:
+            name = f"block_float{bits}_{along}_{group}_{channels}_{use}.bin"
+            files[name] = encode(inputs[channels], bits, along, group, "none", "e8m0", use)
         for scale in SCALES:
             files[f"raw_{scale}_80_{use}.bin"] = encode_raw(np.nan_to_num(inputs[80], nan=0.0), scale, use)
         files[f"hadamard_64_int4_channels_64_real_f16_64_{use}.bin"] = encode(hadamard(inputs[64], 64), 4, "channels", 64, "real", "f16", use)

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "laws/sample_state.hpp"
+#include "pith/codec/block_float.hpp"
 #include "pith/codec/hadamard.hpp"
 #include "pith/codec/integer.hpp"
 #include "pith/codec/pipe.hpp"
@@ -36,6 +37,9 @@
   X(128, 64, int8<per_token<>, zero::none, float>)                  \
   X(64, 64, int8<per_channel<64>, zero::real, bf16>)                \
   X(64, 64, int8<per_token<16>, zero::integer, bf16>)               \
+  X(64, 64, block_float<4, per_token<32>>)                          \
+  X(80, 64, block_float<6, per_channel<16>>)                        \
+  X(128, 128, block_float<8, per_channel<64>>)                      \
   X(64, 64, pipe<hadamard<64>, int4<per_token<64>>>)                \
   X(128, 64, pipe<hadamard<64>, int4<per_channel<32>, zero::none>>) \
   X(64, 64, pipe<hadamard<32>, raw<bf16>>)                          \

@@ -23,7 +23,7 @@ namespace pith {
 
 enum class zero : std::uint8_t { none, real, integer };
 
-template <int Bits, class Group, zero Zero, storage_scalar Scale, int Channels, int PageTokens, use Use>
+template <int Bits, class Group, zero Zero, scale_scalar Scale, int Channels, int PageTokens, use Use>
 struct integer_tile {
   using scale_type = Scale;
   using storage = integer_tile;
@@ -166,7 +166,11 @@ struct integer_tile {
  private:
   PITH_HD static constexpr float stored_scale(float range, int steps) noexcept {
     if (!(range > tiny)) return 0.0f;
-    float const scale = to_float(from_float_saturated<Scale>(div_rn(range, static_cast<float>(steps))));
+    float scale = 0;
+    if constexpr (std::is_same_v<Scale, e8m0>)
+      scale = to_float(from_float<e8m0>(range)) * (2.0f / static_cast<float>(middle));  // block_float: powers of two, exact
+    else
+      scale = to_float(from_float_saturated<Scale>(div_rn(range, static_cast<float>(steps))));
     return scale > tiny ? scale : 0.0f;
   }
 

@@ -41,17 +41,21 @@ PITH_HD constexpr void store_le(std::byte* to, Word value) noexcept {
 }
 
 // One stored scalar, little-endian.
-template <storage_scalar T>
+template <scale_scalar T>
 PITH_HD constexpr float load_scalar(std::byte const* from) noexcept {
-  if constexpr (sizeof(T) == 2)
+  if constexpr (sizeof(T) == 1)
+    return to_float(T{static_cast<std::uint8_t>(*from)});
+  else if constexpr (sizeof(T) == 2)
     return to_float(T{load_le<std::uint16_t>(from)});
   else
     return bits_float(load_le<std::uint32_t>(from));
 }
 
-template <storage_scalar T>
+template <scale_scalar T>
 PITH_HD constexpr void store_scalar(std::byte* to, T value) noexcept {
-  if constexpr (sizeof(T) == 2)
+  if constexpr (sizeof(T) == 1)
+    *to = static_cast<std::byte>(value.bits);
+  else if constexpr (sizeof(T) == 2)
     store_le<std::uint16_t>(to, value.bits);
   else
     store_le<std::uint32_t>(to, float_bits(value));

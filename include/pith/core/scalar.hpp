@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The 16-bit floating-point storage types and their exact conversions, round to nearest, ties to even.
+// The 16-bit floating-point storage types and their exact conversions, round to nearest, ties to even; and the one-byte scale.
 //
 //   bf16  sign 1, exponent 8, mantissa 7     the upper half of an f32
 //   f16   sign 1, exponent 5, mantissa 10    IEEE binary16
+//   e8m0  exponent 8 and nothing else        a power of two 2^(bits - 127), or zero (bits = 0): the exponent field of an f32
 //
 // Integer arithmetic only: the same bits on every machine, under every floating-point flag. A NaN stays a NaN (made quiet).
 #pragma once
@@ -26,6 +27,12 @@ struct f16 {
   friend constexpr bool operator==(f16, f16) noexcept = default;  // compares bits
 };
 
+// What block formats store as a scale. OCP's E8M0 but for its ends: 0 is zero here and 2^-127 there, 255 is infinity here and NaN there.
+struct e8m0 {
+  std::uint8_t bits;
+  friend constexpr bool operator==(e8m0, e8m0) noexcept = default;
+};
+
 PITH_HD constexpr std::uint32_t float_bits(float x) noexcept { return __builtin_bit_cast(std::uint32_t, x); }
 PITH_HD constexpr float bits_float(std::uint32_t x) noexcept { return __builtin_bit_cast(float, x); }
 
@@ -35,6 +42,7 @@ PITH_HD constexpr bool is_finite(float x) noexcept { return (float_bits(x) & 0x7
 
 PITH_HD constexpr float to_float(float x) noexcept { return x; }
 PITH_HD constexpr float to_float(bf16 x) noexcept { return bits_float(static_cast<std::uint32_t>(x.bits) << 16); }
+PITH_HD constexpr float to_float(e8m0 x) noexcept { return bits_float(static_cast<std::uint32_t>(x.bits) << 23); }
 PITH_HD constexpr float to_float(f16 x) noexcept {
   std::uint32_t const sign = static_cast<std::uint32_t>(x.bits & 0x8000u) << 16;
   std::uint32_t const exponent = (x.bits >> 10) & 0x1fu;
@@ -85,11 +93,23 @@ PITH_HD constexpr f16 from_float<f16>(float x) noexcept {
   return f16{static_cast<std::uint16_t>(sign | ((rebased + 0xfffu + ((rebased >> 13) & 1u)) >> 13))};
 }
 
+// 2^floor(log2 x): not above x. Zero for what is below 2^-126, negative or a NaN; the largest power, 2^127, for infinity.
+template <>
+PITH_HD constexpr e8m0 from_float<e8m0>(float x) noexcept {
+  std::uint32_t const bits = float_bits(x);
+  if (bits > 0x7f800000u) return e8m0{0};
+  return e8m0{static_cast<std::uint8_t>(bits == 0x7f800000u ? 254u : bits >> 23)};
+}
+
 template <class T>
 inline constexpr bool is_storage_scalar = std::is_same_v<T, bf16> || std::is_same_v<T, f16> || std::is_same_v<T, float>;
 
 template <class T>
 concept storage_scalar = is_storage_scalar<T>;
+
+// What a scale can be stored as.
+template <class T>
+concept scale_scalar = is_storage_scalar<T> || std::is_same_v<T, e8m0>;
 
 // Largest finite value; the bound of a saturating conversion.
 template <storage_scalar T>

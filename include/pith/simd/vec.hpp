@@ -161,16 +161,20 @@ PITH_INLINE u32v field(u32v words, int i) {
 }
 
 // `width` consecutive stored scalars.
-template <storage_scalar T>
+template <scale_scalar T>
 PITH_INLINE f32v load_scalars(std::byte const* from) {
 #if defined(__AVX512F__) && !defined(PITH_NO_SIMD)
   if constexpr (std::is_same_v<T, f16>) return f32v(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<__m256i const*>(from))));
   if constexpr (std::is_same_v<T, bf16>)
     return f32v(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<__m256i const*>(from))), 16)));
+  if constexpr (std::is_same_v<T, e8m0>)
+    return f32v(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<__m128i const*>(from))), 23)));
 #elif defined(__AVX2__) && defined(__F16C__) && !defined(PITH_NO_SIMD)
   if constexpr (std::is_same_v<T, f16>) return f32v(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<__m128i const*>(from))));
   if constexpr (std::is_same_v<T, bf16>)
     return f32v(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<__m128i const*>(from))), 16)));
+  if constexpr (std::is_same_v<T, e8m0>)
+    return f32v(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<__m128i const*>(from))), 23)));
 #endif
   float values[width];
   for (int i = 0; i < width; ++i) values[i] = load_scalar<T>(from + i * static_cast<int>(sizeof(T)));
