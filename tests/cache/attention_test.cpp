@@ -18,6 +18,11 @@ struct unusual : pith::kv_cache<pith::head_dim<96, 32>, pith::keys<pith::int8<pi
                                 pith::values<pith::int4<pith::per_channel<64>>>, pith::raw<pith::last<1>, pith::first<20>>,
                                 pith::pages<pith::paged<128>>> {};
 
+template <class Accuracy>
+struct sparse : pith::kv_cache<pith::head_dim<64>, pith::keys<pith::sum<pith::outliers<pith::both_ends<1>, pith::per_channel<>>, pith::int2<pith::per_channel<32>>>>,
+                               pith::values<pith::pipe<pith::hadamard<64>, pith::sum<pith::outliers<pith::magnitudes<2>, pith::per_token<>>, pith::int2<pith::per_token<32>>>>>,
+                               pith::raw<pith::first<4>, pith::last<32>>, pith::accuracy<Accuracy>> {};
+
 template <class Recipe>
 pith::cache<Recipe> make_cache(pith::cache_shape shape = {.kv_heads = 2, .query_heads = 4}) {
   shape.bytes = 8 << 20;
@@ -123,6 +128,10 @@ TEST_CASE("attend: kivi4", "[cache][attention]") {
 
 TEST_CASE("attend: rotated4", "[cache][attention]") {
   check_recipe<pith::recipes::rotated<64, 4, 32, pith::exact_accuracy>, pith::recipes::rotated4<64>>(0.02);
+}
+
+TEST_CASE("attend: outliers beside int2, in keys along tokens, in values along channels", "[cache][attention]") {
+  check_recipe<sparse<pith::exact_accuracy>, sparse<pith::integer_accuracy>>(0.02);
 }
 
 TEST_CASE("attend: two head sizes, two tile lengths, first<20>, last<1>, pages of 128", "[cache][attention]") {

@@ -113,6 +113,9 @@ template <class C, int Channels = 64, int PageTokens = 64>
 concept codec =
     tile<typename C::template bind<Channels, PageTokens, use::dot>> && tile<typename C::template bind<Channels, PageTokens, use::mix>>;
 
+template <class C, int Channels, int PageTokens, use Use>
+concept bindable = requires { typename C::template bind<Channels, PageTokens, Use>; };
+
 // Effective bits per value of a tile, everything counted.
 template <tile T>
 inline constexpr double bits_per_value = 8.0 * static_cast<double>(T::bytes) / (static_cast<double>(T::tokens) * T::channels);

@@ -95,7 +95,7 @@ struct integer_tile {
         if constexpr (Zero == zero::none)
           x = static_cast<float>(u - middle) * scale;
         else if constexpr (Zero == zero::real)
-          x = static_cast<float>(u) * scale + load_scalar<Scale>(in + zero_at + index * static_cast<std::int64_t>(sizeof(Scale)));
+          x = times_plus(u, scale, load_scalar<Scale>(in + zero_at + index * static_cast<std::int64_t>(sizeof(Scale))));
         else
           x = static_cast<float>(u - static_cast<int>(in[zero_at + index])) * scale;
       }
@@ -164,6 +164,15 @@ struct integer_tile {
   }
 
  private:
+  // u s + m with one rounding, fused or not: the product of 8 bits and a 16-bit scale is exact in f32, that with an f32 scale in f64.
+  // What a sum's later stages encode depends on it.
+  PITH_HD static constexpr float times_plus(int u, float scale, float zero_real) noexcept {
+    if constexpr (std::is_same_v<Scale, float>)
+      return static_cast<float>(static_cast<double>(u) * static_cast<double>(scale) + static_cast<double>(zero_real));
+    else
+      return static_cast<float>(u) * scale + zero_real;
+  }
+
   PITH_HD static constexpr float stored_scale(float range, int steps) noexcept {
     if (!(range > tiny)) return 0.0f;
     float scale = 0;

@@ -12,11 +12,6 @@
 
 namespace pith {
 
-template <class C, int Channels, int PageTokens, use Use>
-concept bindable = requires {
-  typename C::template bind<Channels, PageTokens, Use>;
-};
-
 // The first broken rule speaks alone; true if there is none.
 template <class Keys, class Values, int KeyChannels, int ValueChannels, int PageTokens>
 consteval bool check_page() {

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+// dot and mix over sums and over the stages that only sums use.
+//
+//   dot   every stage's scores, added;  outliers: scores[t] += d q[c] for each entry (t, c, d);  low rank: scores = A (B q)
+//   mix   every stage's sums, added;    outliers: sums[c] += d w[t];                             low rank: sums += B' (A' w)
+//
+// Stages without integer codes compute exactly under both accuracies. In integer accuracy dot uses each stage's own kernel. In mix the
+// first stage that rounds its weights keeps doing so; the others are mixed exactly and scaled, channel group by channel group of a tile,
+// by sum(used weights) / sum(weights), so that in every stage the weights add up to what `used` says: numerator and denominator agree.
+// cost    outliers: M multiply-adds for each entry, one at a time; low rank: R (tokens + channels) M multiply-adds for a tile
+#pragma once
+
+#include <tuple>
+
+#include "pith/codec/outliers.hpp"
+#include "pith/codec/sum.hpp"
+#include "pith/cpu/kernel.hpp"
+
+namespace pith {
+inline namespace PITH_ISA {
+
+// What a mix kernel that rounds its weights says of itself.
+template <class Kernel>
+inline constexpr bool rounds_weights = [] {
+  if constexpr (requires { Kernel::in_integers; })
+    return Kernel::in_integers;
+  else
+    return false;
+}();
+
+// f(token, channel, value) for every entry that is used.
+template <class Storage, class F>
+PITH_INLINE void for_each_outlier(std::byte const* tile, F f) {
+  using value_type = typename Storage::value_type;
+  for (int at = 0; at < Storage::entries * Storage::vectors; at += simd::width) {
+    float value[simd::width];
+    simd::store(value, simd::load_scalars<value_type>(tile + at * static_cast<std::int64_t>(sizeof(value_type))));
+    for (int i = 0; i < simd::width; ++i) {
+      int const place = static_cast<int>(tile[Storage::place_at + at + i]), vector = (at + i) % Storage::vectors;
+      if (place < Storage::length) f(Storage::token_of(vector, place), Storage::channel_of(vector, place), value[i]);
+    }
+  }
+}
+
+// The sums of M rows of weights.
+template <int Tokens, int M>
+PITH_INLINE void add_weights(float const* weights, int stride, float* used, int groups) {
+  simd::f32v sum[M];
+  float total[M];
+  PITH_UNROLL for (int m = 0; m < M; ++m) {
+    sum[m] = simd::all(0);
+    for (int t = 0; t < Tokens; t += simd::width) sum[m] = sum[m] + simd::load(weights + m * stride + t);
+  }
+  simd::sums(sum, total);
+  for (int m = 0; m < M; ++m) used[m * groups] += total[m];
+}
+
+template <class Which, class Group, leave Leave, storage_scalar Value, int Channels, int PageTokens, class Accuracy, int M>
+  requires(Channels % 16 == 0 && 16 % simd::width == 0)
+struct dot_kernel<outlier_tile<Which, Group, Leave, Value, Channels, PageTokens>, Accuracy, M> {
+  using storage = outlier_tile<Which, Group, Leave, Value, Channels, PageTokens>;
+
+  struct query {
+    float value[Channels][M];
+  };
+
+  static void prepare(float const* q, query& out) {
+    for (int c = 0; c < Channels; ++c)
+      for (int m = 0; m < M; ++m) out.value[c][m] = q[m * Channels + c];
+  }
+
+  static void run(std::byte const* tile, query const& q, float* scores, int stride) {
+    float sum[storage::tokens][M] = {};
+    for_each_outlier<storage>(tile, [&](int token, int channel, float value) {
+      PITH_UNROLL for (int m = 0; m < M; ++m) sum[token][m] += value * q.value[channel][m];
+    });
+    for (int m = 0; m < M; ++m)
+      for (int t = 0; t < storage::tokens; ++t) scores[m * stride + t] = sum[t][m];
+  }
+};
+
+template <class Which, class Group, leave Leave, storage_scalar Value, int Channels, int PageTokens, class Accuracy, int M>
+  requires(Channels % 16 == 0 && 16 % simd::width == 0)
+struct mix_kernel<outlier_tile<Which, Group, Leave, Value, Channels, PageTokens>, Accuracy, M> {
+  using storage = outlier_tile<Which, Group, Leave, Value, Channels, PageTokens>;
+  static constexpr int groups = 1;
+
+  static void run(std::byte const* tile, float const* weights, int stride, float* sums, float* used) {
+    float weight[storage::tokens][M], sum[Channels][M] = {};
+    for (int t = 0; t < storage::tokens; ++t)
+      for (int m = 0; m < M; ++m) weight[t][m] = weights[m * stride + t];
+    for_each_outlier<storage>(tile, [&](int token, int channel, float value) {
+      PITH_UNROLL for (int m = 0; m < M; ++m) sum[channel][m] += value * weight[token][m];
+    });
+    for (int m = 0; m < M; ++m) {
+      used[m] = 0;
+      for (int c = 0; c < Channels; ++c) sums[m * Channels + c] += sum[c][m];
+    }
+    add_weights<storage::tokens, M>(weights, stride, used, 1);
+  }
+};
+
+template <class First, class... Rest, class Accuracy, int M>
+  requires(First::channels % 16 == 0 && 16 % simd::width == 0)
+struct dot_kernel<sum_tile<First, Rest...>, Accuracy, M> {
+  using storage = sum_tile<First, Rest...>;
+  template <int I>
+  using stage = std::tuple_element_t<static_cast<std::size_t>(I), std::tuple<dot_kernel<typename First::storage, Accuracy, M>,
+                                                                            dot_kernel<typename Rest::storage, Accuracy, M>...>>;
+
+  using query = std::tuple<typename dot_kernel<typename First::storage, Accuracy, M>::query,
+                           typename dot_kernel<typename Rest::storage, Accuracy, M>::query...>;
+
+  static void prepare(float const* q, query& out) { prepare_from<0>(q, out); }
+  static void run(std::byte const* tile, query const& q, float* scores, int stride) { run_from<0>(tile, q, scores, stride); }
+
+ private:
+  template <int I>
+  static void prepare_from(float const* q, query& out) {
+    stage<I>::prepare(q, std::get<I>(out));
+    if constexpr (I + 1 < storage::stages) prepare_from<I + 1>(q, out);
+  }
+
+  template <int I>
+  static void run_from(std::byte const* tile, query const& q, float* scores, int stride) {
+    using leaf = typename stage<I>::storage;
+    alignas(64) float part[I == 0 ? 1 : M * leaf::tokens];
+    for (int i = 0; i < storage::tokens / leaf::tokens; ++i) {
+      std::byte const* const from = tile + storage::part_at(I) + i * leaf::bytes;
+      float* const to = scores + i * leaf::tokens;
+      if constexpr (I == 0) {
+        stage<I>::run(from, std::get<I>(q), to, stride);
+      } else {
+        stage<I>::run(from, std::get<I>(q), part, leaf::tokens);
+        for (int m = 0; m < M; ++m)
+          for (int t = 0; t < leaf::tokens; t += simd::width)
+            simd::store(to + m * stride + t, simd::load(to + m * stride + t) + simd::load(part + m * leaf::tokens + t));
+      }
+    }
+    if constexpr (I + 1 < storage::stages) run_from<I + 1>(tile, q, scores, stride);
+  }
+};
+
+template <class First, class... Rest, class Accuracy, int M>
+  requires(First::channels % 16 == 0 && 16 % simd::width == 0)
+struct mix_kernel<sum_tile<First, Rest...>, Accuracy, M> {
+  using storage = sum_tile<First, Rest...>;
+  static constexpr int channels = storage::channels;
+  template <int I, class A>
+  using stage = std::tuple_element_t<static_cast<std::size_t>(I), std::tuple<mix_kernel<typename First::storage, A, M>, mix_kernel<typename Rest::storage, A, M>...>>;
+
+  // The stage that rounds its weights; none: `stages`.
+  static constexpr int rounding = [] {
+    bool const rounds[] = {rounds_weights<mix_kernel<typename First::storage, Accuracy, M>>, rounds_weights<mix_kernel<typename Rest::storage, Accuracy, M>>...};
+    int i = 0;
+    while (i < storage::stages && !rounds[i]) ++i;
+    return i;
+  }();
+  static constexpr bool in_integers = rounding < storage::stages;
+  static constexpr int groups = [] {
+    if constexpr (in_integers)
+      return stage<rounding, Accuracy>::groups;
+    else
+      return 1;
+  }();
+
+  static void run(std::byte const* tile, float const* weights, int stride, float* sums, float* used) {
+    for (int i = 0; i < M * groups; ++i) used[i] = 0;
+    float exact[M] = {};
+    add_weights<storage::tokens, M>(weights, stride, exact, 1);
+    if constexpr (in_integers) {
+      run_stage<rounding, Accuracy>(tile, weights, stride, sums, used);
+      alignas(64) float others[M * channels] = {};
+      run_others<0>(tile, weights, stride, others);
+      constexpr int group = channels / groups;
+      for (int m = 0; m < M; ++m)
+        for (int g = 0; g < groups; ++g) {
+          simd::f32v const ratio = simd::all(exact[m] > 0 ? used[m * groups + g] / exact[m] : 0.0f);
+          for (int c = m * channels + g * group; c < m * channels + (g + 1) * group; c += simd::width)
+            simd::store(sums + c, simd::fma(ratio, simd::load(others + c), simd::load(sums + c)));
+        }
+    } else {
+      run_others<0>(tile, weights, stride, sums);
+      for (int m = 0; m < M; ++m) used[m] = exact[m];
+    }
+  }
+
+ private:
+  // One stage over all its tiles; adds to sums and to used.
+  template <int I, class A>
+  static void run_stage(std::byte const* tile, float const* weights, int stride, float* sums, float* used) {
+    using leaf = typename stage<I, A>::storage;
+    for (int i = 0; i < storage::tokens / leaf::tokens; ++i) {
+      float part[M * stage<I, A>::groups];
+      stage<I, A>::run(tile + storage::part_at(I) + i * leaf::bytes, weights + i * leaf::tokens, stride, sums, part);
+      if (used != nullptr)
+        for (int j = 0; j < M * stage<I, A>::groups; ++j) used[j] += part[j];
+    }
+  }
+
+  template <int I>
+  static void run_others(std::byte const* tile, float const* weights, int stride, float* sums) {
+    if constexpr (I != rounding) run_stage<I, exact_accuracy>(tile, weights, stride, sums, nullptr);
+    if constexpr (I + 1 < storage::stages) run_others<I + 1>(tile, weights, stride, sums);
+  }
+};
+
+}  // namespace PITH_ISA
+}  // namespace pith
