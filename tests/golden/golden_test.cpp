@@ -11,8 +11,10 @@
 #include "pith/codec/block_float.hpp"
 #include "pith/codec/hadamard.hpp"
 #include "pith/codec/integer.hpp"
+#include "pith/codec/outliers.hpp"
 #include "pith/codec/pipe.hpp"
 #include "pith/codec/raw.hpp"
+#include "pith/codec/sum.hpp"
 #include "support/catch.hpp"
 
 namespace {
@@ -91,6 +93,16 @@ TEST_CASE("golden: raw codecs and a rotated one make the bytes of an independent
   check_both<raw<f16>, 80>("raw_f16", r80);
   check_both<raw<float>, 80>("raw_f32", r80);
   check_both<pith::pipe<hadamard<64>, int4<per_token<64>>>, 64>("hadamard_64_int4_channels_64_real_f16", r64);
+}
+
+TEST_CASE("golden: outliers, and a sum of them and 2 bits, make the bytes of an independent implementation", "[golden]") {
+  using namespace pith;
+  auto const r64 = golden_rows(64), r80 = golden_rows(80);
+  check_both<outliers<both_ends<1>, per_channel<>>, 64>("both_ends_1_tokens_64_mean_f16", r64);
+  check_both<outliers<magnitudes<3>, per_token<16>, leave::zero, bf16>, 80>("magnitudes_3_channels_16_zero_bf16", r80);
+  check_both<outliers<both_ends<2>, per_token<>, leave::end, float>, 64>("both_ends_2_channels_64_end_f32", r64);
+  check_both<outliers<magnitudes<1>, per_channel<32>>, 80>("magnitudes_1_tokens_32_mean_f16", r80);
+  check_both<sum<outliers<both_ends<1>, per_channel<>>, int2<per_channel<32>>>, 64>("sum_both_ends_1_int2_tokens", r64);
 }
 
 TEST_CASE("golden: KIVI's group {.5, -1, 2, 0, 1.25, -.25, 3.5, -.75} in 2 bits", "[golden]") {

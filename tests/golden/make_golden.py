@@ -162,6 +162,61 @@ def hadamard(rows, n):
     return x * F32(1 / np.sqrt(np.float64(n)))
 
 
+def vectors_of(rows, along, length, page=64):
+    """Views of the tile's vectors in their order, the tile, and the tile's tokens."""
+    tokens = max(length, BLOCK) if along == "tokens" else BLOCK
+    tile = rows[:tokens].astype(F32).copy()
+    grid = tile.T if along == "tokens" else tile
+    lanes, size = grid.shape
+    return [grid[lane, g * length : (g + 1) * length] for g in range(size // length) for lane in range(lanes)], tile
+
+
+def encode_outliers(rows, which, n, along, length, leave, value):
+    """Bytes, and what they decode to."""
+    vectors, tile = vectors_of(rows, along, length)
+    values, places = [], []
+    for x in vectors:
+        finite = np.isfinite(x)
+        x[:] = np.where(finite, x, F32(0))
+        free = [i for i in range(length) if finite[i]]
+        taken = []
+        for key in [lambda i: -x[i]] * n + [lambda i: x[i]] * n if which == "both_ends" else [lambda i: -abs(x[i])] * n:
+            if free:
+                taken.append(min(free, key=key))  # the first of equals
+                free.remove(taken[-1])
+        rest = x[free] if free else np.zeros(1, F32)
+        mean = F32(0)
+        size = np.abs(rest).max()
+        if leave == "mean" and size > 2.0**-100:
+            step = 2.0 ** (np.frexp(np.float64(size))[1] - 1 - 20)
+            total = int(np.rint(rest.astype(np.float64) / step).sum())
+            mean = F32(int(total / len(rest)) * step)  # truncates
+        kept = {"zero": lambda v: F32(0), "mean": lambda v: mean, "end": lambda v: np.clip(v, rest.min(), rest.max())}[leave]
+        deltas = [store(F32(x[i]) - kept(x[i]), value) for i in taken]
+        count = 2 * n if which == "both_ends" else n
+        values.append(deltas + [SCALES[value](0)] * (count - len(deltas)))
+        places.append(taken + [0] * (count - len(taken)))
+        x[:] = 0
+        for i, delta in zip(taken, deltas):
+            x[i] = delta.astype(F32)
+    out = np.array(values, SCALES[value]).T.tobytes() + np.array(places, np.uint8).T.tobytes()
+    return out + bytes(-len(out) % 64), tile
+
+
+def encode_sparse_int2(rows, use):
+    """sum<outliers<both_ends<1>, per_channel<>>, int2<per_channel<32>>> of 64 tokens."""
+    sparse, decoded = encode_outliers(rows, "both_ends", 1, "tokens", 64, "mean", "f16")
+    left = np.where(np.isfinite(rows), rows - decoded, F32(0)).astype(F32)
+    return sparse + b"".join(encode(left[first : first + BLOCK], 2, "tokens", 32, "real", "f16", use) for first in (0, BLOCK))
+
+
+OUTLIERS = [  # channels, which, n, along, length, leave, value
+    (64, "both_ends", 1, "tokens", 64, "mean", "f16"),
+    (80, "magnitudes", 3, "channels", 16, "zero", "bf16"),
+    (64, "both_ends", 2, "channels", 64, "end", "f32"),
+    (80, "magnitudes", 1, "tokens", 32, "mean", "f16"),
+]
+
 CASES = [  # channels, bits, along, group, zero, scale
     (64, 2, "channels", 32, "real", "f16"),
     (64, 2, "tokens", 32, "real", "f16"),
@@ -195,6 +250,10 @@ def main():
         for scale in SCALES:
             files[f"raw_{scale}_80_{use}.bin"] = encode_raw(np.nan_to_num(inputs[80], nan=0.0), scale, use)
         files[f"hadamard_64_int4_channels_64_real_f16_64_{use}.bin"] = encode(hadamard(inputs[64], 64), 4, "channels", 64, "real", "f16", use)
+        for channels, which, n, along, length, leave, value in OUTLIERS:
+            name = f"{which}_{n}_{along}_{length}_{leave}_{value}_{channels}_{use}.bin"
+            files[name] = encode_outliers(inputs[channels], which, n, along, length, leave, value)[0]
+        files[f"sum_both_ends_1_int2_tokens_64_{use}.bin"] = encode_sparse_int2(inputs[64], use)
     for name, data in files.items():
         (FOLDER / name).write_bytes(data)
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
