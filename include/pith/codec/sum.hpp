@@ -23,22 +23,20 @@
 
 namespace pith {
 
+template <class... Tiles>
+consteval int most_tokens() {
+  int most = 0;
+  ((most = Tiles::tokens > most ? Tiles::tokens : most), ...);
+  return most;
+}
+
 template <tile First, tile... Rest>
 struct sum_tile {
   using storage = sum_tile;
   static constexpr int stages = 1 + sizeof...(Rest);
   static constexpr int channels = First::channels;
   static constexpr nan_policy nan = nan_policy::saturate;
-
- private:
-  static consteval int longest() {
-    int most = 0;
-    for (int const one : {First::tokens, Rest::tokens...}) most = one > most ? one : most;
-    return most;
-  }
-
- public:
-  static constexpr int tokens = longest();
+  static constexpr int tokens = most_tokens<First, Rest...>();
 
   // All tiles of one stage.
   template <class Stage>
@@ -149,11 +147,7 @@ consteval bool check_sum_tiles() {
     static_assert(saturates, "[pith] sum<A, B, ...>: a stage saturates; raw<T> would hand on what is not finite. Fix: integer<...>, outliers<...> or low_rank<...>.");
     return false;
   } else {
-    constexpr int longest = [] {
-      int most = 0;
-      for (int const one : {Tiles::tokens...}) most = one > most ? one : most;
-      return most;
-    }();
+    constexpr int longest = most_tokens<Tiles...>();
     static_assert(((longest % Tiles::tokens == 0) && ...),
                   "[pith] sum<A, B, ...>: the longest stage's tile must hold whole tiles of the others. Fix: groups of 32, 64, 128 or 256 tokens.");
     return ((longest % Tiles::tokens == 0) && ...);
