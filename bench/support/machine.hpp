@@ -62,4 +62,20 @@ inline double measure_read_bandwidth(std::int64_t bytes) {
   return static_cast<double>(bytes) / seconds[4];
 }
 
+// Bytes per second of step(i), which handles `bytes` bytes: the median of nine times a thousand steps.
+template <class Step>
+double measure_rate(double bytes, Step step) {
+  std::vector<double> seconds;
+  for (int pass = 0; pass < 9; ++pass) {
+    double const start = now();
+    for (std::int64_t i = 0; i < 1000; ++i) {
+      step(i);
+      asm volatile("" : : : "memory");
+    }
+    seconds.push_back(now() - start);
+  }
+  std::nth_element(seconds.begin(), seconds.begin() + 4, seconds.end());
+  return 1000 * bytes / seconds[4];
+}
+
 }  // namespace bench

@@ -25,6 +25,7 @@ struct row {
 };
 
 inline double read_bandwidth = 0;  // bytes per second, measured by the program before its benchmarks
+inline char const* floor_name = "read bandwidth";
 
 class collector : public benchmark::BenchmarkReporter {
  public:
@@ -78,7 +79,7 @@ inline int run(int argc, char** argv, char const* title) {
 
   std::map<std::string, double> seconds;
   for (row const& r : seen.rows) seconds[r.name] = r.seconds;
-  std::printf("%s\nread bandwidth of this run, one thread: %.1f GB/s\n\n%-52s %12s %9s %9s %9s  %s\n", title, read_bandwidth / 1e9, "benchmark", "us", "GB/s",
+  std::printf("%s\n%s of this run, one thread: %.1f GB/s\n\n%-52s %12s %9s %9s %9s  %s\n", title, floor_name, read_bandwidth / 1e9, "benchmark", "us", "GB/s",
               "of floor", "ratio", "error");
   std::string out;
   for (row const& r : seen.rows) {
@@ -94,7 +95,7 @@ inline int run(int argc, char** argv, char const* title) {
                   r.seconds * 1e6, floor, r.baseline.c_str(), ratio, r.error);
     out += line;
   }
-  std::printf("\nratio: time of the baseline / time; floor: packed bytes at the read bandwidth; medians of %s interleaved repetitions\n", repetitions.c_str());
+  std::printf("\nratio: time of the baseline / time; floor: packed bytes at the %s; medians of %s interleaved repetitions\n", floor_name, repetitions.c_str());
   if (!json.empty()) {
     std::string before;
     if (std::ifstream in(json); in) before.assign(std::istreambuf_iterator<char>(in), {});

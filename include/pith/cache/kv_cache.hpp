@@ -20,11 +20,6 @@
 
 namespace pith {
 
-template <class T>
-concept is_complete = requires {
-  sizeof(T);
-};
-
 template <class Recipe>
 class cache : cache_writer<Recipe> {
   using base = cache_writer<Recipe>;
@@ -34,11 +29,7 @@ class cache : cache_writer<Recipe> {
   using typename base::page;
   using typename base::segments;
   using typename base::storage;
-  static_assert(!std::is_void_v<typename Recipe::backend> ||
-                    is_complete<default_backend<std::conditional_t<std::is_class_v<Recipe>, void, Recipe>>>,
-                "[pith] kv_cache<...>: no backend is included. Fix: #include \"pith/cpu/attention.hpp\".");
-  using backend = typename std::conditional_t<std::is_void_v<typename Recipe::backend>, default_backend<>,
-                                              std::type_identity<typename Recipe::backend>>::type;
+  using typename base::backend;
   using engine = attention_engine<backend, page, typename Recipe::accuracy>;
 
   // A new, empty sequence.

@@ -67,12 +67,6 @@ struct raw_segments {
     set_row<key_tile>(keys, static_cast<int>(staged % block_tokens), key);
     set_row<value_tile>(values, static_cast<int>(staged % block_tokens), value);
   }
-
-  // Staged rows [slot, slot + Tile::tokens) as f32, through the raw tile that holds each 32 of them.
-  template <class Raw, class TileOf>
-  static void rows(TileOf&& tile_of, std::int64_t slot, int tokens, float* out) {
-    for (int t = 0; t < tokens; t += block_tokens) Raw::decode(tile_of(slot + t), out + static_cast<std::int64_t>(t) * Raw::channels);
-  }
 };
 
 }  // namespace pith

@@ -6,16 +6,28 @@
 #include <atomic>
 
 #include "pith/cache/segment_source.hpp"
+#include "pith/page/attention_engine.hpp"
 #include "pith/page/query_rows.hpp"
+#include "pith/page/tile_engine.hpp"
 
 namespace pith {
 
 template <class T>
 using const_view = tensor_view<std::remove_const_t<T> const, 3>;
 
+template <class T>
+concept is_complete = requires {
+  sizeof(T);
+};
+
 template <class Recipe>
 class cache_writer {
  protected:
+  static_assert(!std::is_void_v<typename Recipe::backend> ||
+                    is_complete<default_backend<std::conditional_t<std::is_class_v<Recipe>, void, Recipe>>>,
+                "[pith] kv_cache<...>: no backend is included. Fix: #include \"pith/cpu/attention.hpp\".");
+  using backend = typename std::conditional_t<std::is_void_v<typename Recipe::backend>, default_backend<>,
+                                              std::type_identity<typename Recipe::backend>>::type;
   using storage = cache_storage<Recipe>;
   using segments = raw_segments<Recipe>;
   using page = typename Recipe::page;
@@ -220,25 +232,29 @@ class cache_writer {
   }
   void seal_keys(std::int64_t index, int layer, int head, std::int64_t slot) {
     using tile = typename page::key_tile;
-    std::byte* const raw = store_.raw_block(index, layer, head);
-    alignas(64) float rows[tile::tokens * tile::channels];
-    for (std::int64_t s = slot; s < slot + page::tile_tokens; s += tile::tokens) {
-      segments::template rows<typename segments::key_tile>([&](std::int64_t at) { return segments::key_tile_of(raw, at); }, s, tile::tokens,
-                                                           rows);
-      encode_tile<tile>(rows, page_of(index, layer, head, s) + page::key_tile_at(static_cast<int>(s % page::tokens)),
-                        store_.states().keys.of(layer * store_.shape.kv_heads + head));
-    }
+    for (std::int64_t s = slot; s < slot + page::tile_tokens; s += tile::tokens)
+      seal<typename segments::key_tile, tile>(&segments::key_tile_of, store_.raw_block(index, layer, head), s,
+                                              page_of(index, layer, head, s) + page::key_tile_at(static_cast<int>(s % page::tokens)),
+                                              store_.states().keys.of(layer * store_.shape.kv_heads + head));
   }
   void seal_values(std::int64_t index, int layer, int head, std::int64_t slot) {
     using tile = typename page::value_tile;
-    std::byte* const raw = store_.raw_block(index, layer, head);
-    alignas(64) float rows[tile::tokens * tile::channels];
-    for (std::int64_t s = slot; s < slot + page::tile_tokens; s += tile::tokens) {
-      segments::template rows<typename segments::value_tile>([&](std::int64_t at) { return segments::value_tile_of(raw, at); }, s,
-                                                             tile::tokens, rows);
-      encode_tile<tile>(rows, page_of(index, layer, head, s) + page::value_tile_at(static_cast<int>(s % page::tokens)),
-                        store_.states().values.of(layer * store_.shape.kv_heads + head));
-    }
+    for (std::int64_t s = slot; s < slot + page::tile_tokens; s += tile::tokens)
+      seal<typename segments::value_tile, tile>(&segments::value_tile_of, store_.raw_block(index, layer, head), s,
+                                                page_of(index, layer, head, s) + page::value_tile_at(static_cast<int>(s % page::tokens)),
+                                                store_.states().values.of(layer * store_.shape.kv_heads + head));
+  }
+  // Staged slots [slot, slot + Tile::tokens) into one tile, through bf16 rows.
+  template <class Raw, class Tile>
+  static void seal(std::byte* (*raw_tile_of)(std::byte*, std::int64_t), std::byte* raw, std::int64_t slot, std::byte* out,
+                   [[maybe_unused]] state_of<Tile> const& calibrated) {
+    alignas(64) bf16 rows[Tile::tokens * Tile::channels];
+    for (int t = 0; t < Tile::tokens; t += block_tokens)
+      tile_engine<backend, Raw>::decode(raw_tile_of(raw, slot + t), rows + t * Tile::channels, Tile::channels);
+    if constexpr (is_calibrated<Tile>)
+      tile_engine<backend, Tile>::encode(rows, Tile::channels, out, calibrated);
+    else
+      tile_engine<backend, Tile>::encode(rows, Tile::channels, out);
   }
 
   // A dead slot has the position of the last living one before it, so that positions go on from there.

@@ -135,6 +135,7 @@ struct integer_tile {
     }
     smallest = clamp(smallest, -huge, huge);
     largest_seen = clamp(largest_seen, -huge, huge);
+    if ((float_bits(smallest) << 1) == 0) smallest = 0;  // -0 and +0 compare equal, and no flag may choose between them
     parameters p{};
     p.smallest = smallest;
     p.largest = largest_seen;

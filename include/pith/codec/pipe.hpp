@@ -81,6 +81,12 @@ struct transformed_tile {
     else
       Transform::template apply<channels>(row);
   }
+  PITH_HD static void restore_row(float* row, [[maybe_unused]] state const& s) noexcept {
+    if constexpr (has_outer)
+      Transform::template undo<channels>(row, outer_of(s));
+    else
+      Transform::template undo<channels>(row);
+  }
   PITH_HD static void encode(float const* rows, std::byte* out, state const& s) noexcept {
     float buffer[tokens * channels];
     transform_rows(rows, buffer, s);
@@ -89,7 +95,7 @@ struct transformed_tile {
   }
   PITH_HD static void decode(std::byte const* in, float* rows, state const& s) noexcept {
     decode_tile<Inner>(in, rows, inner_of(s));
-    for (int token = 0; token < tokens; ++token) undo(rows + token * channels, s);
+    for (int token = 0; token < tokens; ++token) restore_row(rows + token * channels, s);
   }
   PITH_HD static void error_bound(float const* rows, float* bound, state const& s) noexcept {
     float buffer[tokens * channels];
@@ -121,18 +127,12 @@ struct transformed_tile {
   }
   PITH_HD static void restore_output(float* output, [[maybe_unused]] state const& s) noexcept {
     if constexpr (requires { Inner::restore_output(output, inner_of(s)); }) Inner::restore_output(output, inner_of(s));
-    undo(output, s);
+    restore_row(output, s);
   }
 
  private:
   static constexpr no_state none{};
 
-  PITH_HD static void undo(float* row, [[maybe_unused]] state const& s) noexcept {
-    if constexpr (has_outer)
-      Transform::template undo<channels>(row, outer_of(s));
-    else
-      Transform::template undo<channels>(row);
-  }
   PITH_HD static void transform_rows(float const* rows, float* to, state const& s) noexcept {
     for (int i = 0; i < tokens * channels; ++i) to[i] = admitted(rows[i]);
     for (int token = 0; token < tokens; ++token) transform_row(to + token * channels, s);

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "pith/cpu/row_block.hpp"
+#include "pith/cpu/tile_engine.hpp"
 #include "pith/page/attention_engine.hpp"
 
 namespace pith {

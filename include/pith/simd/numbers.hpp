@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// Vectors of numbers to and from memory of any scalar type, and the steps of encoders that no floating-point flag may change.
+#pragma once
+
+#include "pith/core/rounding.hpp"
+#include "pith/simd/vec.hpp"
+
+namespace pith {
+inline namespace PITH_ISA {
+namespace simd {
+
+// `width` numbers of a row in memory.
+template <storage_scalar T>
+PITH_INLINE f32v load_numbers(T const* from) {
+  if constexpr (std::endian::native == std::endian::little) return load_scalars<T>(reinterpret_cast<std::byte const*>(from));
+  float values[width];
+  for (int i = 0; i < width; ++i) values[i] = pith::to_float(from[i]);
+  return load(values);
+}
+
+// The bits of from_float<T>(x) in the low half of every word; the whole word for f32.
+template <storage_scalar T>
+PITH_INLINE u32v bits_of(f32v x) {
+  if constexpr (std::is_same_v<T, float>) {
+    return as_words(x);
+  } else {
+#if defined(__AVX512F__) && !defined(PITH_NO_SIMD)
+    if constexpr (std::is_same_v<T, f16>) {
+      return u32v(_mm512_cvtepu16_epi32(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)));
+    } else {
+      __m512i const bits = _mm512_castps_si512(x), high = _mm512_srli_epi32(bits, 16);
+      __m512i const odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+      __m512i const rounded = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd), 16);
+      __mmask16 const nan = _mm512_cmpgt_epi32_mask(_mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff)), _mm512_set1_epi32(0x7f800000));
+      return u32v(_mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40)));
+    }
+#else
+    float values[width];
+    std::uint32_t bits[width];
+    store(values, x);
+    for (int i = 0; i < width; ++i) bits[i] = from_float<T>(values[i]).bits;
+    return u32v::load_unaligned(bits);
+#endif
+  }
+}
+
+// from_float<T> of every lane into a row.
+template <storage_scalar T>
+PITH_INLINE void store_numbers(T* to, f32v x) {
+  if constexpr (std::is_same_v<T, float>) {
+    store(to, x);
+  } else {
+#if defined(__AVX512F__) && !defined(PITH_NO_SIMD)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(bits_of<T>(x)));
+#else
+    float values[width];
+    store(values, x);
+    for (int i = 0; i < width; ++i) to[i] = from_float<T>(values[i]);
+#endif
+  }
+}
+
+// from_float<T> of every lane as stored scalars, little-endian.
+template <storage_scalar T>
+PITH_INLINE void store_scalars(std::byte* to, f32v x) {
+  T values[width];
+  store_numbers(values, x);
+  if constexpr (std::endian::native == std::endian::little)
+    std::memcpy(to, values, sizeof values);
+  else
+    for (int i = 0; i < width; ++i) store_scalar<T>(to + i * static_cast<int>(sizeof(T)), values[i]);
+}
+
+// Little-endian words.
+PITH_INLINE void store_words(std::byte* to, u32v x) {
+  std::uint32_t words[width];
+  x.store_unaligned(words);
+  if constexpr (std::endian::native == std::endian::little)
+    std::memcpy(to, words, sizeof words);
+  else
+    for (int i = 0; i < width; ++i) store_le<std::uint32_t>(to + 4 * i, words[i]);
+}
+
+// a / b, correctly rounded under every flag: -ffast-math turns a plain vector division into a reciprocal.
+PITH_INLINE f32v div_rn(f32v a, f32v b) {
+#if defined(__AVX512F__) && !defined(PITH_NO_SIMD)
+  __m512 const x = a, y = b;
+  __m512 quotient;
+  asm("vdivps %2, %1, %0" : "=v"(quotient) : "v"(x), "v"(y));
+  return f32v(quotient);
+#elif defined(__AVX__) && !defined(PITH_NO_SIMD)
+  __m256 const x = a, y = b;
+  __m256 quotient;
+  asm("vdivps %2, %1, %0" : "=x"(quotient) : "x"(x), "x"(y));
+  return f32v(quotient);
+#else
+  float x[width], y[width];
+  store(x, a);
+  store(y, b);
+  for (int i = 0; i < width; ++i) x[i] = pith::div_rn(x[i], y[i]);
+  return load(x);
+#endif
+}
+
+#if defined(PITH_NO_SIMD)
+PITH_INLINE i32v min(i32v a, i32v b) { return array_min(a, b); }
+PITH_INLINE i32v max(i32v a, i32v b) { return array_max(a, b); }
+#else
+PITH_INLINE i32v min(i32v a, i32v b) { return xsimd::min(a, b); }
+PITH_INLINE i32v max(i32v a, i32v b) { return xsimd::max(a, b); }
+#endif
+
+// x where test > limit, else 0.
+PITH_INLINE f32v where_above(f32v test, float limit, f32v x) {
+#if defined(PITH_NO_SIMD)
+  return f32v::each([&](int i) { return test.lane[i] > limit ? x.lane[i] : 0.0f; });
+#else
+  return xsimd::select(test > f32v(limit), x, f32v(0.0f));
+#endif
+}
+
+// Integers in the order of the numbers, NaN at both ends: -0 is below +0. Its own inverse.
+PITH_INLINE i32v ordered(i32v bits) { return bits ^ ((bits >> 31) & i32v(0x7fffffff)); }
+
+}  // namespace simd
+}  // namespace PITH_ISA
+}  // namespace pith
