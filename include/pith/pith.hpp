@@ -18,4 +18,6 @@
 #include "pith/codec/sum.hpp"
 #include "pith/core/version.hpp"
 #include "pith/cpu/attention.hpp"
+#include "pith/cpu/linear.hpp"
 #include "pith/cpu/paged_attention.hpp"
+#include "pith/linear/packed_matrix.hpp"

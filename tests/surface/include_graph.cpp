@@ -23,10 +23,10 @@ room const rooms[] = {
     {"policy", {"core"}},
     {"page", {"core"}},
     {"simd", {"core"}},
-    {"cpu", {"core", "codec", "page", "simd"}},
+    {"cpu", {"core", "codec", "page", "simd", "linear"}},
     {"cuda", {"core", "codec", "page"}},
     {"cache", {"core", "codec", "policy", "page"}},
-    {"linear", {"core", "codec"}},
+    {"linear", {"core", "codec", "page"}},
     {"interop", {"core", "codec", "policy", "page", "simd", "cpu", "cache", "linear", "."}},
 };
 room const host_top{".", {"core", "codec", "policy", "page", "simd", "cpu", "cache", "linear"}};

@@ -173,9 +173,4 @@ struct cpu_attention {
 template <class Page, class Accuracy>
 struct attention_engine<cpu, Page, Accuracy> : cpu_attention<Page, Accuracy> {};
 
-template <>
-struct default_backend<void> {
-  using type = cpu;
-};
-
 }  // namespace pith

@@ -71,4 +71,10 @@ struct mix_kernel {
 };
 
 }  // namespace PITH_ISA
+
+template <>
+struct default_backend<void> {
+  using type = cpu;
+};
+
 }  // namespace pith

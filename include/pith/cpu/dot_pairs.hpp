@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// dot over raw bf16 tiles for linear layers: two channels at once (dot2), where the machine multiplies bf16 pairs.
+//
+//   q is bf16          one pass; its products are exact
+//   integer accuracy   q = high + low, both bf16: two passes, |q - high - low| <= 2^-17 |q| + 2^-134
+//   exact accuracy     q that is not bf16 is multiplied in f32
+//
+// error   f32 sums as in the plain kernel. Subnormal numbers count as zero: at most 2^-125 (|q| + |x|) + 2^-125 more for each channel
+// cost    per 2 * width numbers one load, M broadcasts and M dot2 (2M in two passes). 16 accumulators hide the latency of dot2
+// differs: the choice is made for the M rows of a block together; one row that is not bf16 takes the others along
+#pragma once
+
+#include "pith/cpu/raw_kernels.hpp"
+#include "pith/simd/dot2.hpp"
+
+namespace pith {
+inline namespace PITH_ISA {
+
+// What a linear layer runs for a tile; the attention kernel, if nothing suits better.
+template <class Storage, class Accuracy, int M>
+struct linear_dot : dot_kernel<Storage, Accuracy, M> {};
+
+template <int Channels, int Tokens, class Accuracy, int M>
+  requires(simd::fast_dot2 && Tokens % simd::width == 0)
+struct linear_dot<raw_tile<bf16, Channels, use::dot, Tokens>, Accuracy, M> {
+  using storage = raw_tile<bf16, Channels, use::dot, Tokens>;
+  using plain = dot_kernel<storage, Accuracy, M>;
+  static constexpr int words = storage::layout::words;
+  static constexpr bool splits = std::is_same_v<Accuracy, integer_accuracy>;
+
+  struct query {
+    alignas(64) std::uint32_t pair[splits ? 2 : 1][words][M];  // high, low
+    int passes;                                                // 0: in f32
+    typename plain::query exact;
+  };
+
+  static void prepare(float const* q, query& out) {
+    bool all_high = true;
+    for (int word = 0; word < words; ++word)
+      for (int m = 0; m < M; ++m) {
+        std::uint32_t high = 0, low = 0;
+        for (int half = 0; half < 2; ++half) {
+          float const x = 2 * word + half < Channels ? q[m * Channels + 2 * word + half] : 0.0f;
+          bf16 const upper = is_finite(x) ? from_float_saturated<bf16>(x) : from_float<bf16>(x);
+          all_high = all_high && (float_bits(to_float(upper)) == float_bits(x) || is_nan(x));
+          high |= static_cast<std::uint32_t>(upper.bits) << (16 * half);
+          if (is_finite(x)) low |= static_cast<std::uint32_t>(from_float<bf16>(x - to_float(upper)).bits) << (16 * half);
+        }
+        out.pair[0][word][m] = high;
+        if constexpr (splits) out.pair[1][word][m] = low;
+      }
+    out.passes = all_high ? 1 : splits ? 2 : 0;
+    if (out.passes == 0) plain::prepare(q, out.exact);
+  }
+
+  static void run(std::byte const* tile, query const& q, float* scores, int stride) {
+    if (q.passes == 0) return plain::run(tile, q.exact, scores, stride);
+    if constexpr (splits)
+      if (q.passes == 2) return run_pairs<2>(tile, q, scores, stride);
+    run_pairs<1>(tile, q, scores, stride);
+  }
+
+ private:
+  template <int Passes>
+  static void run_pairs(std::byte const* tile, query const& q, float* scores, int stride) {
+    constexpr int vectors = Tokens / simd::width >= 2 ? 2 : 1;
+    constexpr int chains = M * vectors <= 4 && words % 4 == 0 ? 4 : 1;  // sums that one row and vector are spread over, for the latency
+    for (int first = 0; first < Tokens; first += vectors * simd::width) {
+      simd::f32v sum[chains][M][vectors];
+      PITH_UNROLL for (int k = 0; k < chains; ++k)
+        PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < vectors; ++v) sum[k][m][v] = simd::all(0);
+      for (int word = 0; word < words; word += chains)
+        PITH_UNROLL for (int k = 0; k < chains; ++k) {
+          simd::u32v x[vectors];
+          PITH_UNROLL for (int v = 0; v < vectors; ++v) x[v] = simd::load_words(tile + 4ll * ((word + k) * Tokens + first + v * simd::width));
+          PITH_UNROLL for (int pass = 0; pass < Passes; ++pass)
+            PITH_UNROLL for (int m = 0; m < M; ++m) {
+              simd::u32v const pair(q.pair[pass][word + k][m]);
+              PITH_UNROLL for (int v = 0; v < vectors; ++v) sum[k][m][v] = simd::dot2(sum[k][m][v], x[v], pair);
+            }
+        }
+      PITH_UNROLL for (int m = 0; m < M; ++m)
+        PITH_UNROLL for (int v = 0; v < vectors; ++v) {
+          simd::f32v total = sum[0][m][v];
+          PITH_UNROLL for (int k = 1; k < chains; ++k) total = total + sum[k][m][v];
+          simd::store(scores + m * stride + first + v * simd::width, total);
+        }
+    }
+  }
+};
+
+}  // namespace PITH_ISA
+}  // namespace pith

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where a backend plugs into packed_matrix: it specialises linear_engine for its tag. Everything has been checked when it is called.
+//
+//   template <class Tile, class Accuracy> struct linear_engine<cpu, Tile, Accuracy>
+//     scratch_bytes(tiles, batch), transposed_scratch_bytes(tiles, batch)
+//     multiply(tiles, x, out, bias, scratch, run)               out[i][r] = sum_c W[r][c] x[i][c] + bias[r]
+//     multiply_transposed(tiles, x, out, bias, scratch, run)    out[i][c] = sum_r W[r][c] x[i][r] + bias[c]
+//
+// Tiles lie row block by row block, the panels of a row block one after the other, without gaps: one product reads memory once, forwards.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "pith/codec/concept.hpp"
+#include "pith/core/bits.hpp"
+
+namespace pith {
+
+template <class Backend, class Tile, class Accuracy>
+struct linear_engine;
+
+// The tiles of one matrix: rows are output features, columns input features.
+template <tile Tile>
+struct packed_tiles {
+  std::byte const* data = nullptr;
+  std::int64_t rows = 0, columns = 0;
+
+  std::int64_t row_blocks() const { return divide_up(rows, Tile::tokens); }
+  std::int64_t panels() const { return divide_up(columns, Tile::channels); }
+  std::byte const* at(std::int64_t row_block, std::int64_t panel) const { return data + (row_block * panels() + panel) * Tile::bytes; }
+};
+
+}  // namespace pith

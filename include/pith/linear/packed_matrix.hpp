@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+// A matrix of packed weights, and its products with vectors.
+//
+//   multiply              out[i][r] = sum_c W[r][c] x[i][c] + bias[r]      W is [rows = output features][columns = input features]
+//   multiply_transposed   out[i][c] = sum_r W[r][c] x[i][r] + bias[c]
+//
+//   using weights = pith::packed_matrix<pith::int4<pith::per_token<64>, pith::zero::none>>;
+//   auto const w = weights::pack(view).value();
+//   w.multiply<pith::integer_accuracy>(x, out, scratch);                   scratch: w.scratch_bytes<pith::integer_accuracy>(batch) bytes
+//
+// layout   tiles of Tile::tokens rows (32; G for per_channel<G> with G > 32, 256 for per_channel<>) by Panel columns, row block by row
+//          block, panels inside it, no gaps. The last panel and row block are filled up with zeros, which count in their groups.
+// use      use::dot suits multiply, use::mix suits multiply_transposed; the other product is right too, but decodes every tile first
+// error    pack: the codec's error_bound.  exact accuracy: f32 sums, (columns + panels + 16) 2^-24 sum |W x|.  integer accuracy: in addition
+//          dot_integer.hpp's bound for every panel of 256 columns, whose part of x is rounded by itself; for raw<bf16> dot_pairs.hpp's; for
+//          multiply_transposed mix_integer.hpp's, for the positive and the negative part of x, of every row block
+// nan      exact: as IEEE sums give it. integer: a row of x with NaN or infinity gives NaN in its whole row of out
+// errors   each function names its own; nothing is written before everything is checked
+// cost     one pass over the packed bytes for every 16 rows of x; no allocation in a product
+// threads  a packed matrix is read-only: any number of products may run at once, each with its own scratch
+#pragma once
+
+#include <limits>
+#include <span>
+
+#include "pith/core/executor.hpp"
+#include "pith/core/view.hpp"
+#include "pith/linear/linear_engine.hpp"
+#include "pith/page/arena.hpp"
+#include "pith/page/attention_engine.hpp"
+
+namespace pith {
+
+template <class T>
+concept weight_scalar = storage_scalar<std::remove_const_t<T>>;
+
+template <class Codec, use Use = use::dot, int Panel = 256, class Backend = void>
+class packed_matrix {
+  static_assert(Panel % 32 == 0 && Panel >= 32 && Panel <= 1024,
+                "[pith] packed_matrix<Codec, Use, Panel>: Panel is a multiple of 32 up to 1024. Fix: leave it out for 256.");
+
+ public:
+  using tile = typename Codec::template bind<Panel, 256, Use>;
+  using tiles = packed_tiles<tile>;
+
+  // Bytes of a packed matrix, everything included; the largest int64 if that does not fit, 0 for an extent that is not positive.
+  static constexpr std::int64_t bound_bytes(std::int64_t rows, std::int64_t columns) noexcept {
+    if (rows <= 0 || columns <= 0) return 0;
+    std::int64_t const row_blocks = (rows - 1) / tile::tokens + 1, panels = (columns - 1) / Panel + 1;
+    std::int64_t count = 0, bytes = 0;
+    bool const over = __builtin_mul_overflow(row_blocks, panels, &count) || __builtin_mul_overflow(count, std::int64_t{tile::bytes}, &bytes);
+    return over ? std::numeric_limits<std::int64_t>::max() : bytes;
+  }
+
+  // Encodes w into memory of its own, on huge pages where the system has them. nan_policy::reject refuses NaN and infinity; any other
+  // leaves them to the codec.
+  //
+  // errors  shape_mismatch  an extent that is not positive; `at` is the extent
+  //         not_finite      `at` is row * columns + column of the first such number
+  //         out_of_memory   `at` is the bytes wanted
+  template <weight_scalar T, executor Executor = serial>
+  static result<packed_matrix> pack(matrix_view<T> w, nan_policy nan = nan_policy::saturate, Executor&& run = {}) noexcept {
+    if (status const ok = admit(w, nan); !ok) return ok;
+    auto memory = heap_arena::make(bound_bytes(w.extent[0], w.extent[1]));
+    if (!memory) return memory.error();
+    std::byte* const data = memory.value().data();
+    encode(w, data, run);
+    return packed_matrix(std::move(memory).value(), data, w.extent[0], w.extent[1]);
+  }
+
+  // The same into the caller's memory, which must outlive the matrix.
+  //
+  // errors  also misaligned         `at` is what the address exceeds a multiple of 64 by
+  //         and capacity_exceeded   `at` is the bytes wanted, bound_bytes(rows, columns)
+  template <weight_scalar T, executor Executor = serial>
+  static result<packed_matrix> pack_into(std::span<std::byte> memory, matrix_view<T> w, nan_policy nan = nan_policy::saturate,
+                                         Executor&& run = {}) noexcept {
+    if (status const ok = admit(w, nan); !ok) return ok;
+    if (status const ok = admit(memory, w.extent[0], w.extent[1], errc::capacity_exceeded); !ok) return ok;
+    encode(w, memory.data(), run);
+    return open(memory, w.extent[0], w.extent[1]);
+  }
+
+  // A matrix over bytes that were packed before, in this process or another. They are not copied and must outlive it; any bytes are safe.
+  //
+  // errors  shape_mismatch, misaligned; truncated, with the bytes wanted
+  static result<packed_matrix> open(std::span<std::byte const> memory, std::int64_t rows, std::int64_t columns) noexcept {
+    if (rows <= 0 || columns <= 0) return status{errc::shape_mismatch, rows <= 0 ? rows : columns};
+    if (status const ok = admit(memory, rows, columns, errc::truncated); !ok) return ok;
+    return packed_matrix(heap_arena::make(0).value(), memory.data(), rows, columns);
+  }
+
+  std::int64_t rows() const noexcept { return tiles_.rows; }
+  std::int64_t columns() const noexcept { return tiles_.columns; }
+  std::span<std::byte const> bytes() const noexcept {
+    return {tiles_.data, static_cast<std::size_t>(bound_bytes(tiles_.rows, tiles_.columns))};
+  }
+
+  // Decodes the whole matrix into w [row][column].
+  //
+  // errors  shape_mismatch; `at` is the extent that does not fit
+  template <executor Executor = serial>
+  status unpack(matrix_view<float> w, Executor&& run = {}) const noexcept {
+    if (w.extent[0] != rows() || w.extent[1] != columns()) return {errc::shape_mismatch, w.extent[0] != rows() ? w.extent[0] : w.extent[1]};
+    run.for_each(tiles_.row_blocks(), [&](std::int64_t block) {
+      float buffer[tile::tokens * Panel];
+      for (std::int64_t panel = 0; panel < tiles_.panels(); ++panel) {
+        tile::decode(tiles_.at(block, panel), buffer);
+        for (std::int64_t r = block * tile::tokens; r < rows() && r < (block + 1) * tile::tokens; ++r)
+          for (std::int64_t c = panel * Panel; c < columns() && c < (panel + 1) * Panel; ++c)
+            w(r, c) = buffer[(r - block * tile::tokens) * Panel + (c - panel * Panel)];
+      }
+    });
+    return {};
+  }
+
+  // Bytes of scratch, at any address, that a product with `batch` rows needs; more than 16 rows need no more.
+  template <class Accuracy = exact_accuracy>
+  std::int64_t scratch_bytes(std::int64_t batch) const noexcept {
+    return batch <= 0 ? 0 : engine<Accuracy>::scratch_bytes(tiles_, batch) + arena_alignment - 1;
+  }
+  template <class Accuracy = exact_accuracy>
+  std::int64_t transposed_scratch_bytes(std::int64_t batch) const noexcept {
+    return batch <= 0 ? 0 : engine<Accuracy>::transposed_scratch_bytes(tiles_, batch) + arena_alignment - 1;
+  }
+
+  // x [batch][columns], out [batch][rows], bias [rows] or empty; x, out and scratch do not overlap. Row blocks go to the executor.
+  //
+  // errors  shape_mismatch     `at` is the extent that does not fit
+  //         capacity_exceeded  scratch is too small; `at` is the bytes wanted
+  template <class Accuracy = exact_accuracy, weight_scalar X, storage_scalar O, executor Executor = serial>
+  status multiply(matrix_view<X> x, matrix_view<O> out, std::span<std::byte> scratch, std::span<float const> bias = {},
+                  Executor&& run = {}) const noexcept {
+    if (status const ok = admit(x.extent, out.extent, columns(), rows(), bias.size()); !ok) return ok;
+    std::int64_t const wanted = scratch_bytes<Accuracy>(x.extent[0]);
+    if (static_cast<std::int64_t>(scratch.size()) < wanted) return {errc::capacity_exceeded, wanted};
+    if (x.extent[0] > 0) engine<Accuracy>::multiply(tiles_, x, out, bias.empty() ? nullptr : bias.data(), aligned(scratch), run);
+    return {};
+  }
+
+  // x [batch][rows], out [batch][columns], bias [columns] or empty. Column panels go to the executor.
+  template <class Accuracy = exact_accuracy, weight_scalar X, storage_scalar O, executor Executor = serial>
+  status multiply_transposed(matrix_view<X> x, matrix_view<O> out, std::span<std::byte> scratch, std::span<float const> bias = {},
+                             Executor&& run = {}) const noexcept {
+    if (status const ok = admit(x.extent, out.extent, rows(), columns(), bias.size()); !ok) return ok;
+    std::int64_t const wanted = transposed_scratch_bytes<Accuracy>(x.extent[0]);
+    if (static_cast<std::int64_t>(scratch.size()) < wanted) return {errc::capacity_exceeded, wanted};
+    if (x.extent[0] > 0) engine<Accuracy>::multiply_transposed(tiles_, x, out, bias.empty() ? nullptr : bias.data(), aligned(scratch), run);
+    return {};
+  }
+
+ private:
+  // The backend is looked up when a product is compiled, so that packing needs none.
+  template <class Accuracy>
+  struct checked {
+    static constexpr bool known = std::is_same_v<Accuracy, exact_accuracy> || std::is_same_v<Accuracy, integer_accuracy>;
+    static_assert(known, "[pith] multiply<A>: A is exact_accuracy or integer_accuracy. Fix: multiply<integer_accuracy>(...).");
+    using unnamed = default_backend<std::conditional_t<known, void, Accuracy>>;
+    static_assert(!std::is_void_v<Backend> || requires { sizeof(unnamed); },
+                  "[pith] packed_matrix<...>: no backend is included. Fix: #include \"pith/cpu/linear.hpp\".");
+    using backend = typename std::conditional_t<std::is_void_v<Backend>, unnamed, std::type_identity<Backend>>::type;
+    using engine = linear_engine<backend, tile, Accuracy>;
+  };
+  template <class Accuracy>
+  using engine = typename checked<Accuracy>::engine;
+
+  packed_matrix(heap_arena owned, std::byte const* data, std::int64_t rows, std::int64_t columns) noexcept
+      : owned_(std::move(owned)), tiles_{data, rows, columns} {}
+
+  static std::byte* aligned(std::span<std::byte> scratch) noexcept {
+    auto const past = reinterpret_cast<std::uintptr_t>(scratch.data()) % arena_alignment;
+    return scratch.data() + (past == 0 ? 0 : arena_alignment - past);
+  }
+
+  static status admit(std::int64_t const (&x)[2], std::int64_t const (&out)[2], std::int64_t in_features, std::int64_t out_features,
+                      std::size_t bias) noexcept {
+    if (x[0] < 0) return {errc::shape_mismatch, x[0]};
+    if (x[1] != in_features) return {errc::shape_mismatch, x[1]};
+    if (out[0] != x[0]) return {errc::shape_mismatch, out[0]};
+    if (out[1] != out_features) return {errc::shape_mismatch, out[1]};
+    if (bias != 0 && static_cast<std::int64_t>(bias) != out_features) return {errc::shape_mismatch, static_cast<std::int64_t>(bias)};
+    return {};
+  }
+
+  static status admit(std::span<std::byte const> memory, std::int64_t rows, std::int64_t columns, errc too_small) noexcept {
+    auto const past = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(memory.data()) % arena_alignment);
+    if (past != 0) return {errc::misaligned, past};
+    std::int64_t const wanted = bound_bytes(rows, columns);
+    if (static_cast<std::int64_t>(memory.size()) < wanted) return {too_small, wanted};
+    return {};
+  }
+
+  template <class T>
+  static status admit(matrix_view<T> w, nan_policy nan) noexcept {
+    if (w.extent[0] <= 0 || w.extent[1] <= 0) return {errc::shape_mismatch, w.extent[0] <= 0 ? w.extent[0] : w.extent[1]};
+    if (nan == nan_policy::reject)
+      for (std::int64_t r = 0; r < w.extent[0]; ++r)
+        for (std::int64_t c = 0; c < w.extent[1]; ++c)
+          if (!is_finite(to_float(w(r, c)))) return {errc::not_finite, r * w.extent[1] + c};
+    return {};
+  }
+
+  template <class T, class Executor>
+  static void encode(matrix_view<T> w, std::byte* data, Executor&& run) noexcept {
+    std::int64_t const panels = divide_up(w.extent[1], Panel);
+    run.for_each(divide_up(w.extent[0], tile::tokens), [&](std::int64_t block) {
+      float buffer[tile::tokens * Panel];
+      for (std::int64_t panel = 0; panel < panels; ++panel) {
+        for (std::int64_t i = 0; i < tile::tokens; ++i)
+          for (std::int64_t j = 0; j < Panel; ++j) {
+            std::int64_t const r = block * tile::tokens + i, c = panel * Panel + j;
+            buffer[i * Panel + j] = r < w.extent[0] && c < w.extent[1] ? to_float(w(r, c)) : 0.0f;
+          }
+        tile::encode(buffer, data + (block * panels + panel) * tile::bytes);
+      }
+    });
+  }
+
+  heap_arena owned_;
+  tiles tiles_;
+};
+
+}  // namespace pith
