@@ -70,6 +70,15 @@ struct integer_tile {
       return static_cast<float>(middle - zero_code) * scale;
   }
 
+  // u s + m with one rounding, fused or not: the product of a code and an f16 is exact in f32; with other scales, whose products may be longer
+  // or overflow, it is exact in f64. What a sum's later stages encode depends on it.
+  PITH_HD static constexpr float times_plus(int u, float scale, float zero_real) noexcept {
+    if constexpr (std::is_same_v<Scale, f16>)
+      return static_cast<float>(u) * scale + zero_real;
+    else
+      return static_cast<float>(static_cast<double>(u) * static_cast<double>(scale) + static_cast<double>(zero_real));
+  }
+
   PITH_HD static constexpr void encode(float const* rows, std::byte* out) noexcept {
     for (std::int64_t i = 0; i < bytes; ++i) out[i] = std::byte{0};
     for (int g = 0; g < groups; ++g)
@@ -165,15 +174,6 @@ struct integer_tile {
   }
 
  private:
-  // u s + m with one rounding, fused or not: the product of 8 bits and a 16-bit scale is exact in f32, that with an f32 scale in f64.
-  // What a sum's later stages encode depends on it.
-  PITH_HD static constexpr float times_plus(int u, float scale, float zero_real) noexcept {
-    if constexpr (std::is_same_v<Scale, float>)
-      return static_cast<float>(static_cast<double>(u) * static_cast<double>(scale) + static_cast<double>(zero_real));
-    else
-      return static_cast<float>(u) * scale + zero_real;
-  }
-
   PITH_HD static constexpr float stored_scale(float range, int steps) noexcept {
     if (!(range > tiny)) return 0.0f;
     float scale = 0;

@@ -2,7 +2,7 @@
 // decode on the CPU: the numbers of Tile::decode, rounded to f32, bf16 or f16 rows.
 //
 // zero::real multiplies and adds, which compilers fuse where they can. With f16 scales a product of a code and a scale is exact and
-// fusing changes nothing; with others one scalar expression, the codec's own, is compiled for all lanes.
+// fusing changes nothing; with others the lanes go through the codec's own times_plus().
 #pragma once
 
 #include "pith/codec/integer.hpp"
@@ -82,7 +82,7 @@ struct decode_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens
       simd::store(codes, code);
       simd::store(scales, scale);
       simd::store(zeros, value_of(p.low, index));
-      for (int i = 0; i < width; ++i) codes[i] = codes[i] * scales[i] + zeros[i];
+      for (int i = 0; i < width; ++i) codes[i] = tile::times_plus(static_cast<int>(codes[i]), scales[i], zeros[i]);
       return simd::load(codes);
     }
   }
