@@ -100,7 +100,7 @@ void add_append(std::string const& name, int tokens) {
   using recipe = pith::kv_cache<pith::head_dim<channels>, pith::keys<Keys>, pith::values<Values>>;
   add("append/" + name + "/" + std::to_string(tokens), 2.0 * tokens * kv_heads * channels, 0, [=] {
     struct holder {
-      decltype(pith::make<recipe>({.kv_heads = kv_heads, .query_heads = kv_heads, .bytes = 64 << 20}).value()) cache;
+      pith::cache<recipe> cache;
       pith::sequence of;
       std::vector<bf16> x;
       std::int64_t length = 0;
@@ -109,7 +109,7 @@ void add_append(std::string const& name, int tokens) {
     auto held = std::make_shared<holder>(holder{std::move(made.value()), {}, numbers(2 * tokens * kv_heads * channels)});
     held->of = held->cache.open().value();
     return [=](std::int64_t) {
-      pith::tensor_view<bf16 const, 3> const k{held->x.data(), {tokens, kv_heads, head_dim}}, v{held->x.data() + tokens * kv_heads * channels, {tokens, kv_heads, head_dim}};
+      pith::tensor_view<bf16 const, 3> const k{held->x.data(), {tokens, kv_heads, channels}}, v{held->x.data() + tokens * kv_heads * channels, {tokens, kv_heads, channels}};
       bool ok = static_cast<bool>(held->cache.append(held->of, 0, k, v));
       if ((held->length += tokens) >= 4096) {
         ok = ok && static_cast<bool>(held->cache.truncate(held->of, 0));

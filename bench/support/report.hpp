@@ -22,6 +22,7 @@ struct row {
   std::string name, baseline;
   double seconds = 0, packed_bytes = 0, values = 0, error = 0;
   int threads = 1;
+  std::int64_t order = 0;  // of registration
 };
 
 inline double read_bandwidth = 0;  // bytes per second, measured by the program before its benchmarks
@@ -47,6 +48,7 @@ class collector : public benchmark::BenchmarkReporter {
       r.values = counter("values");
       r.error = counter("error");
       r.threads = std::max(1, static_cast<int>(counter("threads")));
+      r.order = run.family_index;
       rows.push_back(r);
       std::fprintf(stderr, "  %s\n", r.name.c_str());
     }
@@ -77,6 +79,7 @@ inline int run(int argc, char** argv, char const* title) {
   collector seen;
   benchmark::RunSpecifiedBenchmarks(&seen);
 
+  std::stable_sort(seen.rows.begin(), seen.rows.end(), [](row const& a, row const& b) { return a.order < b.order; });
   std::map<std::string, double> seconds;
   for (row const& r : seen.rows) seconds[r.name] = r.seconds;
   std::printf("%s\n%s of this run, one thread: %.1f GB/s\n\n%-52s %12s %9s %9s %9s  %s\n", title, floor_name, read_bandwidth / 1e9, "benchmark", "us", "GB/s",

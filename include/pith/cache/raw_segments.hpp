@@ -38,19 +38,19 @@ struct raw_segments {
     return block + values_at + slot / block_tokens % value_ring * value_tile::bytes;
   }
 
-  // One token's row into a raw tile, slot by slot; from element (i) gives the number of channel i as f32.
-  template <class Tile, class From>
-  static void set_row(std::byte* tile, int token, From&& from) {
-    using layout = typename Tile::layout;
-    for (int c = 0; c < Tile::channels; ++c) {
-      int const packed = Tile::used_for == use::dot ? c : token, lane = Tile::used_for == use::dot ? token : c;
-      store_le<std::uint16_t>(tile + 4ll * (packed / 2 * layout::lanes + lane) + 2 * (packed % 2), from(c).bits);
-    }
+  // One token's row into a raw tile. row has Tile::channels numbers.
+  template <class Tile>
+  static void set_row(std::byte* tile, int token, bf16 const* row) {
+    constexpr std::int64_t lanes = Tile::layout::lanes;
+    if constexpr (Tile::used_for == use::dot)  // a word holds two channels of one token
+      for (int c = 0; c < Tile::channels; c += 2)
+        store_le<std::uint32_t>(tile + 4 * (c / 2 * lanes + token), row[c].bits | static_cast<std::uint32_t>(row[c + 1].bits) << 16);
+    else  // and here two tokens of one channel
+      for (int c = 0; c < Tile::channels; ++c) store_le<std::uint16_t>(tile + 4 * (token / 2 * lanes + c) + 2 * (token % 2), row[c].bits);
   }
 
   // Sequence slot `slot` (first tokens included).
-  template <class KeyFrom, class ValueFrom>
-  static void set(std::byte* block, std::int64_t slot, KeyFrom&& key, ValueFrom&& value) {
+  static void set(std::byte* block, std::int64_t slot, bf16 const* key, bf16 const* value) {
     if (slot < Recipe::first_tokens) {
       if (slot == 0) std::memset(block, 0, static_cast<std::size_t>(keys_at));
       set_row<first_key_tile>(block, static_cast<int>(slot), key);

@@ -97,19 +97,32 @@ class cache_writer {
     return true;
   }
 
-  // The number of channel c of a row as it is stored raw.
-  template <class T>
-  static auto number(tensor_view<T, 3> x, std::int64_t token, std::int64_t head) {
-    return [first = &x(token, head, 0), step = x.stride[2]](int c) {
-      using scalar = std::remove_const_t<T>;
-      float const value = to_float(first[c * step]);
-      if constexpr (Recipe::nan == nan_policy::saturate)  // +-65504: a score with it is still finite
-        if (!is_finite(value)) return from_float<bf16>(is_nan(value) ? 0.0f : value > 0 ? largest<f16> : -largest<f16>);
-      if constexpr (std::is_same_v<scalar, bf16>)
-        return first[c * step];
+  // A row as it is stored raw.
+  template <int Channels>
+  struct raw_row {
+    alignas(64) bf16 number[Channels];
+
+    template <class T>
+    raw_row(tensor_view<T, 3> x, std::int64_t token, std::int64_t head) {
+      T* const first = &x(token, head, 0);
+      if (std::int64_t const step = x.stride[2]; step == 1)
+        for (int c = 0; c < Channels; ++c) number[c] = stored(first[c]);
       else
-        return from_float<bf16>(value);
-    };
+        for (int c = 0; c < Channels; ++c) number[c] = stored(first[c * step]);
+    }
+  };
+  using key_row = raw_row<Recipe::key_channels>;
+  using value_row = raw_row<Recipe::value_channels>;
+
+  template <class T>
+  static bf16 stored(T x) {
+    float const value = to_float(x);
+    if constexpr (Recipe::nan == nan_policy::saturate)  // +-65504: a score with it is still finite
+      if (!is_finite(value)) return from_float<bf16>(is_nan(value) ? 0.0f : value > 0 ? largest<f16> : -largest<f16>);
+    if constexpr (std::is_same_v<T, bf16>)
+      return x;
+    else
+      return from_float<bf16>(value);
   }
 
   // One raw block for each (layer, KV head) of a sequence, or none.
@@ -191,33 +204,42 @@ class cache_writer {
           std::memset(key_tile, 0, static_cast<std::size_t>(segments::key_tile::bytes));
           std::memset(value_tile, 0, static_cast<std::size_t>(segments::value_tile::bytes));
         }
-        segments::template set_row<typename segments::key_tile>(key_tile, static_cast<int>(t % block_tokens), number(k, t, h));
-        segments::template set_row<typename segments::value_tile>(value_tile, static_cast<int>(t % block_tokens), number(v, t, h));
+        segments::template set_row<typename segments::key_tile>(key_tile, static_cast<int>(t % block_tokens),
+                                                                 key_row(k, t, h).number);
+        segments::template set_row<typename segments::value_tile>(value_tile, static_cast<int>(t % block_tokens),
+                                                                   value_row(v, t, h).number);
       }
   }
 
-  // After reserve(): cannot fail.
+  // After reserve(): cannot fail. Head by head up to the next token that seals a tile: a head's raw tiles stay in the nearest cache.
   template <class K, class V>
   void write(std::int64_t index, int layer, tensor_view<K, 3> k, tensor_view<V, 3> v, std::span<std::int64_t const> at) {
     layer_state& state = store_.layer(index, layer);
-    for (std::int64_t t = 0; t < k.extent[0]; ++t) {
-      for (int h = 0; h < store_.shape.kv_heads; ++h) {
-        segments::set(store_.raw_block(index, layer, h), state.slots, number(k, t, h), number(v, t, h));
-        reset_side(index, layer, h, state.slots);
-      }
+    for (std::int64_t t = 0; t < k.extent[0];) {
+      std::int64_t const staged = state.slots - Recipe::first_tokens;
+      std::int64_t const until_keys = Recipe::last_keys + page::tile_tokens - (staged - state.sealed_keys);
+      std::int64_t const until_values = Recipe::last_values + page::tile_tokens - (staged - state.sealed_values);
+      std::int64_t const count = std::min({k.extent[0] - t, until_keys, until_values});
+      PITH_EXPECTS(count > 0);
+      for (int h = 0; h < store_.shape.kv_heads; ++h)
+        for (std::int64_t i = 0; i < count; ++i) {
+          segments::set(store_.raw_block(index, layer, h), state.slots + i, key_row(k, t + i, h).number, value_row(v, t + i, h).number);
+          reset_side(index, layer, h, state.slots + i);
+        }
       if constexpr (Recipe::has_positions)
-        store_.positions_of(index, layer)[state.slots] = !at.empty()        ? at[static_cast<std::size_t>(t)]
-                                                         : state.slots == 0 ? 0
-                                                                            : store_.positions_of(index, layer)[state.slots - 1] + 1;
-      ++state.slots;
-      ++state.tokens;
-      std::int64_t const end = state.slots - Recipe::first_tokens;
+        for (std::int64_t slot = state.slots; slot < state.slots + count; ++slot)
+          store_.positions_of(index, layer)[slot] = !at.empty() ? at[static_cast<std::size_t>(t + slot - state.slots)]
+                                                    : slot == 0 ? 0
+                                                                : store_.positions_of(index, layer)[slot - 1] + 1;
+      state.slots += count;
+      state.tokens += count;
+      t += count;
       std::int64_t const whole_pages = std::min(state.sealed_keys, state.sealed_values) / page::tokens;
-      if (end - state.sealed_keys >= Recipe::last_keys + page::tile_tokens) {
+      if (count == until_keys) {
         for (int h = 0; h < store_.shape.kv_heads; ++h) seal_keys(index, layer, h, state.sealed_keys);
         state.sealed_keys += page::tile_tokens;
       }
-      if (end - state.sealed_values >= Recipe::last_values + page::tile_tokens) {
+      if (count == until_values) {
         for (int h = 0; h < store_.shape.kv_heads; ++h) seal_values(index, layer, h, state.sealed_values);
         state.sealed_values += page::tile_tokens;
       }
@@ -295,9 +317,9 @@ class cache_writer {
     auto const copy = [&]<class Tile>(std::byte* (*tile_of)(std::byte*, std::int64_t), std::int64_t sealed, Tile) {
       if (to_slot < sealed || from_slot < sealed) return;
       std::byte const* const source = tile_of(raw, from_slot);
-      segments::template set_row<Tile>(tile_of(raw, to_slot), static_cast<int>(to_slot % block_tokens), [&](int c) {
-        return from_float<bf16>(Tile::get(source, static_cast<int>(from_slot % block_tokens), c));
-      });
+      bf16 row[Tile::channels];
+      for (int c = 0; c < Tile::channels; ++c) row[c] = from_float<bf16>(Tile::get(source, static_cast<int>(from_slot % block_tokens), c));
+      segments::template set_row<Tile>(tile_of(raw, to_slot), static_cast<int>(to_slot % block_tokens), row);
     };
     copy(&segments::key_tile_of, state.sealed_keys, typename segments::key_tile{});
     copy(&segments::value_tile_of, state.sealed_values, typename segments::value_tile{});
@@ -306,7 +328,7 @@ class cache_writer {
   // Zeroes the rows that were cut off and lie in the raw tile of slot `from`: a number that is not finite reaches sums even with weight 0.
   void clear_rows(std::int64_t index, int layer, int head, std::int64_t from, std::int64_t to) {
     std::byte* const raw = store_.raw_block(index, layer, head);
-    auto const none = [](int) { return bf16{0}; };
+    bf16 const none[std::max(Recipe::key_channels, Recipe::value_channels)] = {};
     for (std::int64_t slot = from; slot < std::min<std::int64_t>(to, Recipe::first_tokens); ++slot) segments::set(raw, slot, none, none);
     if (from < Recipe::first_tokens) return;
     std::int64_t const end = round_up(from - Recipe::first_tokens, block_tokens) + Recipe::first_tokens;
