@@ -11,6 +11,7 @@
 
 #include "laws/inputs.hpp"
 #include "pith/codec/block_float.hpp"
+#include "pith/cpu/float8_kernels.hpp"
 #include "pith/cpu/mix_integer.hpp"
 #include "pith/cpu/raw_kernels.hpp"
 #include "support/catch.hpp"

@@ -125,6 +125,19 @@ TEST_CASE("mix: block floating point is read by the kernels for integers", "[cpu
   CHECK_BOTH(64, 4, block_float<8, per_channel<64>>);
 }
 
+TEST_CASE("mix: 8-bit floats agree with decoding and multiplying, in both accuracies", "[cpu][law]") {
+  using namespace pith;
+  CHECK_BOTH(64, 1, float8<e4m3>);
+  CHECK_BOTH(80, 4, float8<e5m2>);
+  CHECK_BOTH(80, 2, float8<e4m3, per_token<16>>);
+  CHECK_BOTH(128, 4, float8<e4m3, per_token<64>, f16>);
+  CHECK_BOTH(80, 1, float8<e5m2, per_token<>, float>);
+  CHECK_BOTH(64, 4, float8<e4m3, per_channel<32>>);
+  CHECK_BOTH(80, 2, float8<e5m2, per_channel<16>, float>);
+  CHECK_BOTH(64, 1, float8<e4m3, per_channel<64>, e8m0>);
+  CHECK_BOTH(64, 4, mxfp8<e4m3>);
+}
+
 TEST_CASE("mix: a tile that no kernel knows is decoded and multiplied", "[cpu][law]") {
   check_mix<unknown_tile, pith::exact_accuracy, 1>("unknown_tile");
   check_mix<unknown_tile, pith::integer_accuracy, 4>("unknown_tile");

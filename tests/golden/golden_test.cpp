@@ -9,6 +9,7 @@
 
 #include "laws/inputs.hpp"
 #include "pith/codec/block_float.hpp"
+#include "pith/codec/float8.hpp"
 #include "pith/codec/hadamard.hpp"
 #include "pith/codec/integer.hpp"
 #include "pith/codec/outliers.hpp"
@@ -81,6 +82,18 @@ TEST_CASE("golden: block floating point makes the bytes of an independent implem
   check_both<block_float<4, per_token<32>>, 64>("block_float4_channels_32", r64);
   check_both<block_float<5, per_channel<64>>, 80>("block_float5_tokens_64", r80);
   check_both<block_float<8, per_token<16>>, 80>("block_float8_channels_16", r80);
+}
+
+TEST_CASE("golden: 8-bit floats make the bytes of an independent implementation", "[golden]") {
+  using namespace pith;
+  auto const r64 = golden_rows(64), r80 = golden_rows(80);
+  check_both<float8<e4m3>, 80>("e4m3_channels_80_plain", r80);
+  check_both<float8<e5m2>, 64>("e5m2_channels_64_plain", r64);
+  check_both<float8<e4m3, per_token<64>>, 64>("e4m3_channels_64_bf16", r64);
+  check_both<float8<e5m2, per_channel<16>, float>, 80>("e5m2_tokens_16_f32", r80);
+  check_both<float8<e4m3, per_channel<64>, f16>, 80>("e4m3_tokens_64_f16", r80);
+  check_both<mxfp8<e4m3>, 64>("e4m3_channels_32_e8m0", r64);
+  check_both<float8<e5m2, per_channel<32>, e8m0>, 64>("e5m2_tokens_32_e8m0", r64);
 }
 
 TEST_CASE("golden: raw codecs and a rotated one make the bytes of an independent implementation", "[golden]") {

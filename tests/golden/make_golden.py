@@ -16,6 +16,7 @@ import numpy as np
 FOLDER = pathlib.Path(__file__).parent
 F32 = np.float32
 SCALES = {"f16": np.float16, "bf16": ml_dtypes.bfloat16, "f32": np.float32}
+FLOAT8 = {"e4m3": ml_dtypes.float8_e4m3fn, "e5m2": ml_dtypes.float8_e5m2}
 BLOCK = 32
 
 
@@ -82,6 +83,47 @@ def quantize_block(values, bits):
     return np.clip(np.rint(np.ldexp(x, -exponent)), -most, most).astype(np.int64) + most + 1, np.uint8(exponent + 127)
 
 
+def quantize_float8(values, kind, scale):
+    """One group of 8-bit floats: codes and stored scale (None without one)."""
+    most = F32(ml_dtypes.finfo(FLOAT8[kind]).max)
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if finite.size else (F32(0), F32(0))
+    s, inverse = None, F32(1)
+    if scale is None:
+        low, high = -most, most
+    else:
+        size, inverse = max(high, -low), F32(0)
+        s = np.uint8(0) if scale == "e8m0" else SCALES[scale](0)
+        if size > F32(2.0**-100) and scale == "e8m0":
+            exponent = int(np.frexp(size)[1]) - int(np.frexp(most)[1])  # floor(log2 size) - floor(log2 most)
+            s, inverse = np.uint8(exponent + 127), F32(np.ldexp(1.0, -exponent))
+        elif size > F32(2.0**-100):
+            s = store(size / most, scale)
+            inverse = F32(1) / s.astype(F32) if s.astype(F32) > 0 else F32(0)
+    x = np.clip(np.where(np.isnan(values), F32(0), values), low, high).astype(F32) * inverse
+    codes = np.clip(x, -most, most).astype(FLOAT8[kind]).view(np.uint8).astype(np.int64)
+    return np.where(codes == 0x80, 0, codes), s
+
+
+def float8_tables(kind):
+    """The value of every code, and pairs of an f32 and the code it becomes: zero, infinity, NaN, every value, and for every two neighbours
+    the number half-way between them and the floats just below and above it, of both signs."""
+    values = np.arange(256, dtype=np.uint8).view(FLOAT8[kind]).astype("<f4")
+    finite = np.unique(np.abs(values[np.isfinite(values)])).astype(np.float64)
+    after = finite[-1] + (finite[-1] - finite[-2])  # what the next code would be worth
+    middles = (finite + np.append(finite[1:], after)) / 2
+    assert np.all(middles == middles.astype("<f4"))
+    middles = middles.astype("<f4")
+    below, above = np.nextafter(middles, F32(0)), np.nextafter(middles, F32(np.inf))
+    extremes = [1e-30, 1e-45, np.finfo(F32).tiny, after, 1e30, np.finfo(F32).max, np.inf]
+    positive = np.concatenate([finite, middles, below, above, extremes]).astype("<f4")
+    x = np.concatenate([positive, -positive, [np.nan]]).astype("<f4")
+    table = np.zeros(x.size, dtype=[("x", "<f4"), ("code", "u1")])  # 5 bytes a pair
+    with np.errstate(over="ignore", invalid="ignore"):
+        table["x"], table["code"] = x, x.astype(FLOAT8[kind]).view(np.uint8)
+    return values.tobytes(), table.tobytes()
+
+
 def set_bit(block, word, bit):
     block[4 * word + bit // 8] |= 1 << (bit % 8)
 
@@ -116,7 +158,7 @@ def pack(codes, bits, use):
     return bytes(block)
 
 
-def encode(rows, bits, along, group, zero, scale, use):
+def encode(rows, bits, along, group, zero, scale, use, kind="integer"):
     tokens = group if along == "tokens" and group > BLOCK else BLOCK
     rows = rows[:tokens]
     grid = rows.T if along == "tokens" else rows  # the last axis is grouped
@@ -126,7 +168,10 @@ def encode(rows, bits, along, group, zero, scale, use):
     for g in range(length // group):
         for lane in range(lanes):
             part = slice(g * group, (g + 1) * group)
-            if scale == "e8m0":
+            if kind in FLOAT8:
+                codes[lane, part], s = quantize_float8(grid[lane, part], kind, scale)
+                z = None
+            elif scale == "e8m0":
                 codes[lane, part], s = quantize_block(grid[lane, part], bits)
                 z = None
             else:
@@ -136,7 +181,8 @@ def encode(rows, bits, along, group, zero, scale, use):
     if along == "tokens":
         codes = codes.T
     out = b"".join(pack(codes[first : first + BLOCK], bits, use) for first in range(0, tokens, BLOCK))
-    out += b"".join(np.asarray(s).tobytes() for s in scales)
+    if scale is not None:
+        out += b"".join(np.asarray(s).tobytes() for s in scales)
     if zero != "none":
         out += b"".join(np.asarray(z).tobytes() for z in zeros)
     return out + bytes(-len(out) % 64)
@@ -237,6 +283,17 @@ CASES = [  # channels, bits, along, group, zero, scale
 ]
 
 
+FLOAT8_CASES = [  # channels, type, along, group, scale
+    (80, "e4m3", "channels", 80, None),
+    (64, "e5m2", "channels", 64, None),
+    (64, "e4m3", "channels", 64, "bf16"),
+    (80, "e5m2", "tokens", 16, "f32"),
+    (80, "e4m3", "tokens", 64, "f16"),
+    (64, "e4m3", "channels", 32, "e8m0"),
+    (64, "e5m2", "tokens", 32, "e8m0"),
+]
+
+
 def main():
     inputs = {channels: make_rows(channels, channels) for channels in (64, 80)}
     files = {f"rows_{channels}.f32": rows.tobytes() for channels, rows in inputs.items()}
@@ -247,6 +304,9 @@ def main():
         for channels, bits, along, group in [(64, 4, "channels", 32), (80, 5, "tokens", 64), (80, 8, "channels", 16)]:
             name = f"block_float{bits}_{along}_{group}_{channels}_{use}.bin"
             files[name] = encode(inputs[channels], bits, along, group, "none", "e8m0", use)
+        for channels, kind, along, group, scale in FLOAT8_CASES:
+            name = f"{kind}_{along}_{group}_{scale or 'plain'}_{channels}_{use}.bin"
+            files[name] = encode(inputs[channels], 8, along, group, "none", scale, use, kind)
         for scale in SCALES:
             files[f"raw_{scale}_80_{use}.bin"] = encode_raw(np.nan_to_num(inputs[80], nan=0.0), scale, use)
         files[f"hadamard_64_int4_channels_64_real_f16_64_{use}.bin"] = encode(hadamard(inputs[64], 64), 4, "channels", 64, "real", "f16", use)
@@ -254,6 +314,8 @@ def main():
             name = f"{which}_{n}_{along}_{length}_{leave}_{value}_{channels}_{use}.bin"
             files[name] = encode_outliers(inputs[channels], which, n, along, length, leave, value)[0]
         files[f"sum_both_ends_1_int2_tokens_64_{use}.bin"] = encode_sparse_int2(inputs[64], use)
+    for kind in FLOAT8:
+        files[f"{kind}_values.f32"], files[f"{kind}_codes.bin"] = float8_tables(kind)
     for name, data in files.items():
         (FOLDER / name).write_bytes(data)
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))

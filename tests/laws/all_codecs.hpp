@@ -4,6 +4,7 @@
 
 #include "laws/sample_state.hpp"
 #include "pith/codec/block_float.hpp"
+#include "pith/codec/float8.hpp"
 #include "pith/codec/hadamard.hpp"
 #include "pith/codec/integer.hpp"
 #include "pith/codec/outliers.hpp"
@@ -56,7 +57,44 @@
   X(128, 64, sum<outliers<both_ends<1>, per_token<>>, int2<per_token<32>>>)    \
   X(80, 64, sum<outliers<magnitudes<2>, per_token<16>, leave::end>, int3<per_token<16>>>) \
   X(64, 64, sum<int2<per_channel<>, zero::real, float>, int3<per_token<32>, zero::none>>) \
-  X(64, 64, pipe<hadamard<64>, sum<int4<per_token<64>>, outliers<magnitudes<2>, per_token<>>>>)
+  X(64, 64, pipe<hadamard<64>, sum<int4<per_token<64>>, outliers<magnitudes<2>, per_token<>>>>) \
+#define PITH_ALL_CODECS(X)                                          \
+  X(64, 64, raw<bf16>)                                                         \
+  X(80, 16, raw<bf16>)                                                         \
+  X(80, 64, raw<f16>)                                                          \
+  X(64, 64, raw<float>)                                                        \
+  X(64, 64, int2<per_token<32>>)                                               \
+  X(64, 64, int2<per_channel<32>>)                                             \
+  X(80, 64, int2<per_token<16>, zero::integer, bf16>)                          \
+  X(128, 128, int2<per_channel<64>, zero::none, bf16>)                         \
+  X(64, 64, int3<per_token<64>>)                                               \
+  X(80, 64, int3<per_channel<16>, zero::real, float>)                          \
+  X(96, 64, int3<per_token<32>, zero::none>)                                   \
+  X(64, 64, int3<per_channel<>, zero::integer>)                                \
+  X(64, 64, int4<per_token<64>>)                                               \
+  X(128, 64, int4<per_channel<32>>)                                            \
+  X(80, 64, int4<per_token<>, zero::none, bf16>)                               \
+  X(80, 64, int4<per_channel<16>, zero::integer, f16>)                         \
+  X(128, 64, int4<per_token<16>, zero::integer, float>)                        \
+  X(64, 64, int4<per_channel<>, zero::none, float>)                            \
+  X(64, 64, int5<per_token<32>>)                                               \
+  X(80, 64, int6<per_channel<16>, zero::none, bf16>)                           \
+  X(80, 64, int7<per_token<>, zero::integer>)                                  \
+  X(64, 64, int8<per_token<32>>)                                               \
+  X(80, 64, int8<per_channel<32>, zero::none>)                                 \
+  X(128, 64, int8<per_token<>, zero::none, float>)                             \
+  X(64, 64, int8<per_channel<64>, zero::real, bf16>)                           \
+  X(64, 64, int8<per_token<16>, zero::integer, bf16>)                          \
+  X(64, 64, block_float<4, per_token<32>>)                                     \
+  X(80, 64, block_float<6, per_channel<16>>)                                   \
+  X(128, 128, block_float<8, per_channel<64>>)                                 \
+  X(80, 64, float8<e4m3>)                                                      \
+  X(64, 64, float8<e5m2, per_token<32>>)                                       \
+  X(128, 128, float8<e4m3, per_channel<64>, f16>)                              \
+  X(64, 64, mxfp8<e4m3>)                                                       \
+  X(64, 64, pipe<hadamard<64>, int4<per_token<64>>>)                           \
+  X(128, 64, pipe<hadamard<64>, int4<per_channel<32>, zero::none>>)            \
+  X(64, 64, pipe<hadamard<32>, raw<bf16>>)
 
 namespace pith_test {
 

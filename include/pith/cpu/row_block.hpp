@@ -16,6 +16,7 @@
 #include "pith/codec/kv_page.hpp"
 #include "pith/codec/pipe.hpp"
 #include "pith/cpu/dot_integer.hpp"
+#include "pith/cpu/float8_kernels.hpp"
 #include "pith/cpu/mix_integer.hpp"
 #include "pith/cpu/raw_kernels.hpp"
 #include "pith/cpu/sum_kernels.hpp"
