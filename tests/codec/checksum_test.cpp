@@ -9,7 +9,12 @@ TEST_CASE("codec rule C7: the bytes of every codec have the recorded checksums",
   std::ifstream file(PITH_SOURCE_DIR "/tests/golden/checksums.txt");
   REQUIRE(file);
   std::vector<std::string> recorded;
-  for (std::string line; std::getline(file, line);) recorded.push_back(line);
+  for (std::string line; std::getline(file, line);) {
+#if !__has_include(<Eigen/Core>)
+    if (line.find("low_rank") != line.npos) continue;
+#endif
+    recorded.push_back(line);
+  }
   std::vector<std::string> const made = pith_test::codec_checksums();
   CHECK(recorded.size() == made.size());
   for (std::size_t i = 0; i < std::min(recorded.size(), made.size()); ++i) CHECK(recorded[i] == made[i]);

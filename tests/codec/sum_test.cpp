@@ -10,6 +10,12 @@
 #include "pith/codec/sum.hpp"
 #include "support/catch.hpp"
 
+#if __has_include(<Eigen/Core>)
+#include <Eigen/Eigenvalues>
+
+#include "pith/codec/low_rank.hpp"
+#endif
+
 namespace {
 
 using namespace pith;
@@ -176,3 +182,94 @@ TEST_CASE("sum: a number that is not finite is the first stage's alone", "[codec
   CHECK(once[70] == most);
   CHECK(std::fabs(y[70] - most) < 0.1f);  // the second stage sees zero there, within its own step
 }
+
+#if __has_include(<Eigen/Core>)
+
+namespace {
+
+// a b' over the tile, a and b gaussian: rank 1 and a norm of about `size` sqrt(tokens channels).
+void add_rank_one(std::vector<float>& x, int tokens, int channels, float size, std::uint64_t seed) {
+  auto const a = gaussian_rows(1, tokens, seed), b = gaussian_rows(1, channels, seed + 1);
+  for (int t = 0; t < tokens; ++t)
+    for (int c = 0; c < channels; ++c)
+      x[static_cast<std::size_t>(t * channels + c)] += size * a[static_cast<std::size_t>(t)] * b[static_cast<std::size_t>(c)];
+}
+
+double norm(std::vector<float> const& x) { return std::sqrt(squared_error(x, std::vector<float>(x.size()))); }
+
+}  // namespace
+
+TEST_CASE("low rank: a matrix of its rank is stored as well as its factors can be", "[codec][low_rank][quality]") {
+  for (float const size : {1e-3f, 1.0f, 1e4f}) {
+    std::vector<float> x(64 * 64);
+    for (std::uint64_t seed : {1, 3, 5}) add_rank_one(x, 64, 64, size * static_cast<float>(seed * seed), seed);
+    CHECK(std::sqrt(squared_error(x, through<tile64<low_rank<3>>>(x))) < 0x1p-10 * norm(x));
+    CHECK(std::sqrt(squared_error(x, through<tile64<low_rank<3, bf16>>>(x))) < 0x1p-7 * norm(x));
+    CHECK(std::sqrt(squared_error(x, through<tile64<low_rank<2>>>(x))) > 0x1p-6 * norm(x));  // one rank too few
+  }
+}
+
+// Eckart and Young: nothing of rank R is nearer than the R largest singular directions; the fit may miss a little of that.
+TEST_CASE("low rank: the fit is the best of its rank, within a percent", "[codec][low_rank][quality]") {
+  Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic> m(64, 64);
+  auto x = gaussian_rows(64, 64, 9);
+  for (std::uint64_t seed : {20, 30}) add_rank_one(x, 64, 64, 1.0f, seed);
+  for (int t = 0; t < 64; ++t)
+    for (int c = 0; c < 64; ++c) m(t, c) = x[static_cast<std::size_t>(t * 64 + c)];
+  Eigen::MatrixXd const gram = m.transpose() * m;
+  Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> const solver(gram);
+  double best = 0;
+  for (int i = 0; i < 62; ++i) best += solver.eigenvalues()[i];
+  double const made = squared_error(x, through<tile64<low_rank<2>>>(x));
+  CHECK(made >= best * 0.9999);
+  CHECK(made <= best * 1.01);
+}
+
+// What two directions have is taken out first; the integers see the rest. Their step is the rest's range.
+TEST_CASE("sum: low rank before integers gains what their range gains", "[codec][sum][low_rank][quality]") {
+  using plain = tile64<int4<per_token<64>, zero::real, float>>;
+  using both = tile64<sum<low_rank<2>, int4<per_token<64>, zero::real, float>>>;
+  auto const rest = gaussian_rows(64, 64, 11);
+  auto x = rest;
+  for (std::uint64_t seed : {40, 50}) add_rank_one(x, 64, 64, 8.0f, seed);
+  double with = 0, without = 0, plain_error = 0;
+  for (std::ptrdiff_t t = 0; t < 64; ++t) {
+    auto const [low, high] = std::minmax_element(x.begin() + t * 64, x.begin() + t * 64 + 64);
+    auto const [rest_low, rest_high] = std::minmax_element(rest.begin() + t * 64, rest.begin() + t * 64 + 64);
+    with += std::pow(*high - *low, 2), without += std::pow(*rest_high - *rest_low, 2);
+  }
+  for (std::ptrdiff_t t = 0; t < 64; t += 32) {
+    std::vector<float> const part(x.begin() + t * 64, x.begin() + (t + 32) * 64);
+    plain_error += squared_error(part, through<plain>(part));
+  }
+  double const gain = std::sqrt(plain_error / squared_error(x, through<both>(x))), theory = std::sqrt(with / without);
+  INFO("gain " << gain << ", theory " << theory);
+  CHECK(theory > 5);
+  CHECK(gain > 0.95 * theory);
+  CHECK(gain < 1.1 * theory);
+}
+
+// GEAR's order. The error of 2 bits that has two directions in common loses their share.
+TEST_CASE("sum: low rank after integers takes out what their errors have in common", "[codec][sum][low_rank][quality]") {
+  using dense = tile64<int2<per_channel<32>>>;
+  using both = tile64<sum<int2<per_channel<32>>, low_rank<4>>>;
+  auto const x = gaussian_rows(64, 64, 13);
+  std::vector<float> left = x;
+  for (std::ptrdiff_t t = 0; t < 64; t += 32) {
+    auto const y = through<dense>({x.begin() + t * 64, x.begin() + (t + 32) * 64});
+    for (std::size_t i = 0; i < y.size(); ++i) left[static_cast<std::size_t>(t) * 64 + i] -= y[i];
+  }
+  Eigen::MatrixXd m(64, 64);
+  for (int t = 0; t < 64; ++t)
+    for (int c = 0; c < 64; ++c) m(t, c) = left[static_cast<std::size_t>(t * 64 + c)];
+  Eigen::MatrixXd const gram = m.transpose() * m;
+  Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> const solver(gram);
+  double best = 0;
+  for (int i = 0; i < 60; ++i) best += solver.eigenvalues()[i];
+  double const made = squared_error(x, through<both>(x));
+  INFO("made " << made << ", best " << best << ", without " << squared_error(left, std::vector<float>(left.size())));
+  CHECK(made >= 0.9999 * best);
+  CHECK(made <= 1.1 * best);
+}
+
+#endif

@@ -6,6 +6,10 @@
 #include "pith/codec/pipe.hpp"
 #include "pith/cpu/sum_kernels.hpp"
 
+#if __has_include(<Eigen/Core>)
+#include "pith/codec/low_rank.hpp"
+#endif
+
 namespace {
 
 using namespace pith_test;
@@ -35,6 +39,19 @@ struct sizes_of<sum_tile<Stages...>> {
     }
   }
 };
+
+#if __has_include(<Eigen/Core>)
+template <int Rank, class Scalar, int Channels, int Tokens>
+struct sizes_of<low_rank_tile<Rank, Scalar, Channels, Tokens>> {  // twice for the sums inside
+  static void add(std::byte const* tile, std::vector<double>& size) {
+    auto const factor = [&](int at) { return std::fabs(load_scalar<Scalar>(tile + 2 * at)); };
+    for (int r = 0; r < Rank; ++r)
+      for (int t = 0; t < Tokens; ++t)
+        for (int c = 0; c < Channels; ++c)
+          size[static_cast<std::size_t>(t * Channels + c)] += 2.0 * factor(r * Tokens + t) * factor(Rank * Tokens + r * Channels + c);
+  }
+};
+#endif
 
 template <class Tile>
 struct stored_tile {
@@ -145,6 +162,15 @@ TEST_CASE("dot, mix: a sum agrees with decoding and multiplying, in exact accura
   CHECK_EXACT(64, 2, sum<sum<outliers<both_ends<1>, per_token<16>>, int2<per_token<64>>>, int3<per_token<16>>>);
   CHECK_EXACT(64, 2, sum<int8<per_token<64>>>);
 }
+
+#if __has_include(<Eigen/Core>)
+TEST_CASE("dot, mix: low rank agrees with decoding and multiplying, alone and in a sum", "[cpu][law]") {
+  CHECK_EXACT(64, 1, low_rank<2>);
+  CHECK_EXACT(80, 4, low_rank<5, bf16, 32>);
+  CHECK_EXACT(64, 4, sum<outliers<both_ends<1>, per_channel<>>, int2<per_channel<32>>, low_rank<2>>);
+  CHECK_EXACT(128, 2, sum<low_rank<1, f16, 32>, int2<per_channel<64>>>);
+}
+#endif
 
 TEST_CASE("dot: the score of a sum is the sum of its stages' scores, in integer accuracy too", "[cpu][law]") {
   using tile = sum<outliers<both_ends<1>, per_channel<>>, int2<per_channel<32>>, int4<per_token<32>>>::bind<64, 64, use::dot>;

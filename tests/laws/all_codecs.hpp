@@ -7,10 +7,19 @@
 #include "pith/codec/float8.hpp"
 #include "pith/codec/hadamard.hpp"
 #include "pith/codec/integer.hpp"
+#include "pith/codec/low_rank.hpp"
 #include "pith/codec/outliers.hpp"
 #include "pith/codec/pipe.hpp"
 #include "pith/codec/raw.hpp"
 #include "pith/codec/sum.hpp"
+#define PITH_CODECS_WITH_EIGEN(X)                                                                    \
+  X(64, 64, low_rank<2>)                                                       \
+  X(80, 64, low_rank<3, bf16, 32>)                                             \
+  X(64, 64, sum<low_rank<1>, int4<per_token<64>>>)                             \
+  X(64, 64, sum<outliers<both_ends<1>, per_channel<>>, int2<per_channel<32>>, low_rank<2>>) \
+#else
+#define PITH_CODECS_WITH_EIGEN(X)
+#endif
 
 // X(channels, page tokens, codec)
 #define PITH_ALL_CODECS(X)                                                     \
@@ -95,6 +104,7 @@
   X(64, 64, pipe<hadamard<64>, int4<per_token<64>>>)                           \
   X(128, 64, pipe<hadamard<64>, int4<per_channel<32>, zero::none>>)            \
   X(64, 64, pipe<hadamard<32>, raw<bf16>>)
+  PITH_CODECS_WITH_EIGEN(X)
 
 namespace pith_test {
 

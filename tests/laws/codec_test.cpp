@@ -38,6 +38,8 @@ struct reach {
         };
         return vector(i) == vector(j);
       });
+    if constexpr (requires { Tile::rank; })  // a tile shares its factors
+      if (std::find(marked.begin(), marked.end(), true) != marked.end()) marked.assign(marked.size(), true);
   }
 };
 template <class Transform, class Inner>

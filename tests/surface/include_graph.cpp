@@ -42,7 +42,7 @@ foreign const foreigners[] = {
     {"regex", {"interop"}},
     {"functional", {"interop"}},
     {"memory_resource", {"interop"}},
-    {"Eigen/", {"interop"}},
+    {"Eigen/", {"interop", "codec"}},
     {"nlohmann/", {"interop"}},
     {"xxhash", {"interop"}},
     {"hiredis/", {"interop"}},

@@ -44,7 +44,7 @@ PITH_INLINE void for_each_outlier(std::byte const* tile, F f) {
 
 // The sums of M rows of weights.
 template <int Tokens, int M>
-PITH_INLINE void add_weights(float const* weights, int stride, float* used, int groups) {
+PITH_INLINE void sum_weights(float const* weights, int stride, float* used) {
   simd::f32v sum[M];
   float total[M];
   PITH_UNROLL for (int m = 0; m < M; ++m) {
@@ -52,7 +52,7 @@ PITH_INLINE void add_weights(float const* weights, int stride, float* used, int 
     for (int t = 0; t < Tokens; t += simd::width) sum[m] = sum[m] + simd::load(weights + m * stride + t);
   }
   simd::sums(sum, total);
-  for (int m = 0; m < M; ++m) used[m * groups] += total[m];
+  for (int m = 0; m < M; ++m) used[m] = total[m];
 }
 
 template <class Which, class Group, leave Leave, storage_scalar Value, int Channels, int PageTokens, class Accuracy, int M>
@@ -92,11 +92,85 @@ struct mix_kernel<outlier_tile<Which, Group, Leave, Value, Channels, PageTokens>
     for_each_outlier<storage>(tile, [&](int token, int channel, float value) {
       PITH_UNROLL for (int m = 0; m < M; ++m) sum[channel][m] += value * weight[token][m];
     });
-    for (int m = 0; m < M; ++m) {
-      used[m] = 0;
+    for (int m = 0; m < M; ++m)
       for (int c = 0; c < Channels; ++c) sums[m * Channels + c] += sum[c][m];
+    sum_weights<storage::tokens, M>(weights, stride, used);
+  }
+};
+
+// A tile of codec/low_rank.hpp: that header needs Eigen, its kernels do not.
+template <class Storage>
+concept low_rank_storage = requires {
+  typename Storage::scalar;
+  Storage::rank;
+  Storage::channel_factor_at;
+};
+
+template <low_rank_storage Storage, class Accuracy, int M>
+  requires(Storage::channels % 16 == 0 && 16 % simd::width == 0)
+struct dot_kernel<Storage, Accuracy, M> {
+  using storage = Storage;
+  using scalar = typename Storage::scalar;
+
+  struct query {
+    float value[M][Storage::channels];
+  };
+
+  static void prepare(float const* q, query& out) {
+    for (int i = 0; i < M * Storage::channels; ++i) out.value[i / Storage::channels][i % Storage::channels] = q[i];
+  }
+
+  static void run(std::byte const* tile, query const& q, float* scores, int stride) {
+    constexpr std::int64_t size = sizeof(scalar);
+    float projected[Storage::rank][M];  // B q
+    for (int r = 0; r < Storage::rank; ++r) {
+      simd::f32v sum[M];
+      PITH_UNROLL for (int m = 0; m < M; ++m) sum[m] = simd::all(0);
+      for (int c = 0; c < Storage::channels; c += simd::width) {
+        simd::f32v const b = simd::load_scalars<scalar>(tile + Storage::channel_factor_at + size * (r * Storage::channels + c));
+        PITH_UNROLL for (int m = 0; m < M; ++m) sum[m] = simd::fma(b, simd::load(q.value[m] + c), sum[m]);
+      }
+      simd::sums(sum, projected[r]);
     }
-    add_weights<storage::tokens, M>(weights, stride, used, 1);
+    for (int t = 0; t < Storage::tokens; t += simd::width) {
+      simd::f32v score[M];
+      PITH_UNROLL for (int m = 0; m < M; ++m) score[m] = simd::all(0);
+      for (int r = 0; r < Storage::rank; ++r) {
+        simd::f32v const a = simd::load_scalars<scalar>(tile + size * (r * Storage::tokens + t));
+        PITH_UNROLL for (int m = 0; m < M; ++m) score[m] = simd::fma(a, simd::all(projected[r][m]), score[m]);
+      }
+      PITH_UNROLL for (int m = 0; m < M; ++m) simd::store(scores + m * stride + t, score[m]);
+    }
+  }
+};
+
+template <low_rank_storage Storage, class Accuracy, int M>
+  requires(Storage::channels % 16 == 0 && 16 % simd::width == 0)
+struct mix_kernel<Storage, Accuracy, M> {
+  using storage = Storage;
+  using scalar = typename Storage::scalar;
+  static constexpr int groups = 1;
+
+  static void run(std::byte const* tile, float const* weights, int stride, float* sums, float* used) {
+    constexpr std::int64_t size = sizeof(scalar);
+    float projected[Storage::rank][M];  // A' w
+    for (int r = 0; r < Storage::rank; ++r) {
+      simd::f32v sum[M];
+      PITH_UNROLL for (int m = 0; m < M; ++m) sum[m] = simd::all(0);
+      for (int t = 0; t < Storage::tokens; t += simd::width) {
+        simd::f32v const a = simd::load_scalars<scalar>(tile + size * (r * Storage::tokens + t));
+        PITH_UNROLL for (int m = 0; m < M; ++m) sum[m] = simd::fma(a, simd::load(weights + m * stride + t), sum[m]);
+      }
+      simd::sums(sum, projected[r]);
+    }
+    for (int c = 0; c < Storage::channels; c += simd::width)
+      PITH_UNROLL for (int m = 0; m < M; ++m) {
+        simd::f32v sum = simd::load(sums + m * Storage::channels + c);
+        for (int r = 0; r < Storage::rank; ++r)
+          sum = simd::fma(simd::load_scalars<scalar>(tile + Storage::channel_factor_at + size * (r * Storage::channels + c)), simd::all(projected[r][m]), sum);
+        simd::store(sums + m * Storage::channels + c, sum);
+      }
+    sum_weights<Storage::tokens, M>(weights, stride, used);
   }
 };
 
@@ -166,8 +240,8 @@ struct mix_kernel<sum_tile<First, Rest...>, Accuracy, M> {
 
   static void run(std::byte const* tile, float const* weights, int stride, float* sums, float* used) {
     for (int i = 0; i < M * groups; ++i) used[i] = 0;
-    float exact[M] = {};
-    add_weights<storage::tokens, M>(weights, stride, exact, 1);
+    float exact[M];
+    sum_weights<storage::tokens, M>(weights, stride, exact);
     if constexpr (in_integers) {
       run_stage<rounding, Accuracy>(tile, weights, stride, sums, used);
       alignas(64) float others[M * channels] = {};
