@@ -5,6 +5,9 @@
 
 #include "cache/support.hpp"
 #include "pith/cache/recipes.hpp"
+#if __has_include(<Eigen/Core>)
+#include "pith/cache/recipes_gear.hpp"
+#endif
 
 using namespace pith_test;
 
@@ -133,6 +136,14 @@ TEST_CASE("attend: rotated4", "[cache][attention]") {
 TEST_CASE("attend: outliers beside int2, in keys along tokens, in values along channels", "[cache][attention]") {
   check_recipe<sparse<pith::exact_accuracy>, sparse<pith::integer_accuracy>>(0.02);
 }
+
+#if __has_include(<Eigen/Core>)
+TEST_CASE("attend: gear and gear_l", "[cache][attention]") {
+  using namespace pith::recipes;
+  check_recipe<gear<64, 2, 2, 64, 64, pith::exact_accuracy>, gear<64>>(0.02);
+  check_recipe<gear_l<64, 4, 3, 128, 32, pith::exact_accuracy>, gear_l<64, 4, 3, 128, 32>>(0.02);
+}
+#endif
 
 TEST_CASE("attend: two head sizes, two tile lengths, first<20>, last<1>, pages of 128", "[cache][attention]") {
   for (int64_t const tokens : {1, 19, 20, 21, 84, 85, 86, 148, 149, 500}) {
