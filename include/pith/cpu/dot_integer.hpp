@@ -134,10 +134,12 @@ struct rounded_row {
         simd::pack16<plane_bits>(value, low + c);
       } else {
         simd::pack16<plane_bits>(value, high + c);
+        std::memset(low + c, 0, 16);
       }
     }
     return sum;
   }
+  float high_step() const { return wide ? 128.0f * step : step; }
   float inverse_step(float most) const { return most > 0x1p-100f ? (wide ? 16256.0f : 127.0f) / most : 0.0f; }
 };
 
@@ -152,33 +154,41 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
   static constexpr int groups = folds ? 1 : storage::groups;
   static constexpr int group = folds ? Channels : storage::group;
 
+  static constexpr bool rounds_once = in_integers && !folds;  // the query is rounded when it is prepared
+
   struct query {
-    alignas(64) float value[M][padded];
-    float total[M][groups];
-    rounded_row<Bits, Channels> rounded[in_integers && !folds ? M : 1];
-    float rounded_total[M][groups];
+    alignas(64) float value[rounds_once ? 1 : M][padded];
+    float total[M][groups];  // sum of q over a group; of a rounded query in units of its 8-bit step
+    rounded_row<Bits, Channels> rounded[rounds_once ? M : 1];
+    std::int32_t rounded_total[rounds_once ? 2 : 1][M][groups];  // sums of the rounded bytes: high, low
+    bool any_wide;
   };
 
   static void prepare(float const* q, query& out) {
+    out.any_wide = false;
     for (int m = 0; m < M; ++m) {
-      for (int c = 0; c < padded; ++c) out.value[m][c] = c < Channels ? q[m * Channels + c] : 0.0f;
-      for (int g = 0; g < groups; ++g) {
-        float sum = 0;
-        for (int c = g * group; c < (g + 1) * group; ++c) sum += out.value[m][c];
-        out.total[m][g] = sum;
-      }
-      if constexpr (in_integers && !folds) {
-        float most = 0, squares = 0;
-        for (float const x : out.value[m]) {
-          most = x > most ? x : -x > most ? -x : most;
-          squares += x * x;
+      float* const row = out.value[rounds_once ? 0 : m];
+      for (int c = 0; c < padded; ++c) row[c] = c < Channels ? q[m * Channels + c] : 0.0f;
+      for (int g = 0; g < groups; ++g) out.total[m][g] = sum_of_group(row + g * group);
+      if constexpr (rounds_once) {
+        simd::f32v most = simd::all(0), squares = simd::all(0);
+        for (int c = 0; c < padded; c += simd::width) {
+          simd::f32v const x = simd::load(row + c);
+          most = simd::max(most, simd::max(x, simd::all(0) - x));
+          squares = simd::fma(x, x, squares);
         }
         rounded_row<Bits, Channels>& rounded = out.rounded[m];
-        rounded.round(out.value[m], most, squares);
+        rounded.round(row, simd::largest(most), simd::sum(squares));
+        out.any_wide = out.any_wide || rounded.wide;
+        float const step = rounded.high_step(), steps = step > 0x1p-120f ? 1.0f / step : 0.0f;
         for (int g = 0; g < groups; ++g) {
-          std::int32_t total = 0;
-          for (int c = g * group; c < (g + 1) * group; ++c) total += pith::round_even(out.value[m][c] * rounded.inverse_step(most));
-          out.rounded_total[m][g] = static_cast<float>(total) * rounded.step;
+          out.total[m][g] *= steps;
+          for (int part = 0; part < 2; ++part) {
+            std::uint8_t const* const bytes = part == 0 ? rounded.high : rounded.low;
+            std::int32_t total = 0;
+            for (int c = g * group; c < (g + 1) * group; ++c) total += static_cast<std::int8_t>(bytes[c]);
+            out.rounded_total[part][m][g] = total;
+          }
         }
       }
     }
@@ -218,38 +228,52 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
     }
   }
 
+  static float sum_of_group(float const* q) {
+    simd::f32v sum = simd::all(0);
+    constexpr int whole_vectors = group / simd::width * simd::width;
+    for (int c = 0; c < whole_vectors; c += simd::width) sum = sum + simd::load(q + c);
+    float total = simd::sum(sum);
+    for (int c = whole_vectors; c < group; ++c) total += q[c];
+    return total;
+  }
+
   // the same in integers, times the step
   static void sum_integer(std::byte const* block, int first, int from, int to, rounded_row<Bits, Channels> const* q, sums_type& sum) {
     simd::i32v acc[M][chunk_vectors];
+    bool any_wide = false;
+    PITH_UNROLL for (int m = 0; m < M; ++m) {
+      any_wide = any_wide || q[m].wide;
+      PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) acc[m][v] = simd::i32v(0);
+    }
     accumulate(block, first, from, to, q, false, acc);
     PITH_UNROLL for (int m = 0; m < M; ++m)
-      PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) sum[m][v] = simd::to_float(acc[m][v]) * simd::all(q[m].wide ? 128.0f * q[m].step : q[m].step);
-    bool any_wide = false;
-    for (int m = 0; m < M; ++m) any_wide = any_wide || q[m].wide;
+      PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) sum[m][v] = simd::to_float(acc[m][v]) * simd::all(q[m].high_step());
     if (any_wide) {
+      PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) acc[m][v] = simd::i32v(0);
       accumulate(block, first, from, to, q, true, acc);
       for (int m = 0; m < M; ++m)
-        if (q[m].wide)
-          for (int v = 0; v < chunk_vectors; ++v) sum[m][v] = simd::fma(simd::to_float(acc[m][v]), simd::all(q[m].step), sum[m][v]);
+        for (int v = 0; v < chunk_vectors; ++v) sum[m][v] = simd::fma(simd::to_float(acc[m][v]), simd::all(q[m].step), sum[m][v]);
     }
   }
 
+  // acc += sum_c q[c] u[t,c] over the high or the low bytes of q
   PITH_INLINE static void accumulate(std::byte const* block, int first, int from, int to, rounded_row<Bits, Channels> const* q, bool low_part,
                                      simd::i32v (&acc)[M][chunk_vectors]) {
     constexpr int steps = layout::per_word / 4;
-    PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) acc[m][v] = simd::i32v(0);
     std::byte const* bytes[M];
     PITH_UNROLL for (int m = 0; m < M; ++m) bytes[m] = reinterpret_cast<std::byte const*>(low_part ? q[m].low : q[m].high);
     for (int first_word = from / layout::per_word; first_word < to / layout::per_word; first_word += words_at_once) {
-      PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) {
-        high_words<layout> const high = load_high<layout>(block, first_word * layout::per_word, first + v * simd::width);
-        PITH_UNROLL for (int nth = 0; nth < words_at_once; ++nth) {
-          int const word = first_word + nth;
-          simd::u32v const words = simd::load_words(block + 4ll * (word * block_tokens + first + v * simd::width));
-          PITH_UNROLL for (int step = 0; step < steps; ++step) {
-            simd::u32v const codes = codes_of_step<layout>(words, high, nth, step);
-            PITH_UNROLL for (int m = 0; m < M; ++m)
-              acc[m][v] = simd::dot4<(Bits <= 7)>(acc[m][v], codes, simd::all_words(bytes[m] + word * layout::per_word + 4 * step));
+      high_words<layout> high[chunk_vectors];
+      PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) high[v] = load_high<layout>(block, first_word * layout::per_word, first + v * simd::width);
+      PITH_UNROLL for (int nth = 0; nth < words_at_once; ++nth) {
+        int const word = first_word + nth;
+        simd::u32v words[chunk_vectors], codes[chunk_vectors];
+        PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) words[v] = simd::load_words(block + 4ll * (word * block_tokens + first + v * simd::width));
+        PITH_UNROLL for (int step = 0; step < steps; ++step) {
+          PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) codes[v] = codes_of_step<layout>(words[v], high[v], nth, step);
+          PITH_UNROLL for (int m = 0; m < M; ++m) {
+            simd::u32v const rounded = simd::all_words(bytes[m] + word * layout::per_word + 4 * step);  // one broadcast for all token vectors
+            PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) acc[m][v] = simd::dot4<(Bits <= 7)>(acc[m][v], codes[v], rounded);
           }
         }
       }
@@ -261,25 +285,50 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
       simd::f32v score[M][chunk_vectors];
       PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) score[m][v] = simd::all(0);
       for (int g = 0; g < groups; ++g) {
-        sums_type sum;
-        if constexpr (in_integers)
-          sum_integer(tile, first, g * group, (g + 1) * group, q.rounded, sum);
-        else
+        sums_type sum;  // sum_c q[c] (u[t,c] - middle), in units of a rounded query's step
+        if constexpr (in_integers) {
+          centred_integer(tile, first, g, q, false, sum);
+        } else {
           sum_exact(tile, first, g * group, (g + 1) * group, q.value, sum);
+          PITH_UNROLL for (int m = 0; m < M; ++m)
+            PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v)
+              sum[m][v] = sum[m][v] - simd::all(static_cast<float>(storage::middle) * q.total[m][g]);
+        }
         PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) {
           std::int64_t const index = static_cast<std::int64_t>(g) * storage::group_lanes + first + v * simd::width;
           simd::f32v const scale = scale_of<storage>(tile, index);
-          simd::f32v const bias = simd::fma(scale, simd::all(static_cast<float>(storage::middle)), offset_of<storage>(tile, index, scale));
-          PITH_UNROLL for (int m = 0; m < M; ++m) {
-            float const codes_total = in_integers ? q.rounded_total[m][g] : q.total[m][g];
-            simd::f32v const centred = sum[m][v] - simd::all(static_cast<float>(storage::middle) * codes_total);
-            score[m][v] = simd::fma(scale, centred, simd::fma(bias, simd::all(q.total[m][g]), score[m][v]));
+          PITH_UNROLL for (int m = 0; m < M; ++m) score[m][v] = simd::fma(scale, sum[m][v], score[m][v]);
+          if constexpr (storage::zero_kind != zero::none) {
+            simd::f32v const bias = simd::fma(scale, simd::all(static_cast<float>(storage::middle)), offset_of<storage>(tile, index, scale));
+            PITH_UNROLL for (int m = 0; m < M; ++m) score[m][v] = simd::fma(bias, simd::all(q.total[m][g]), score[m][v]);
           }
         }
+      }
+      if constexpr (in_integers) {
+        PITH_UNROLL for (int m = 0; m < M; ++m)
+          PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) score[m][v] = score[m][v] * simd::all(q.rounded[m].high_step());
+        if (q.any_wide)
+          for (int g = 0; g < groups; ++g) {
+            sums_type sum;
+            centred_integer(tile, first, g, q, true, sum);
+            PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) {
+              simd::f32v const scale = scale_of<storage>(tile, static_cast<std::int64_t>(g) * storage::group_lanes + first + v * simd::width);
+              PITH_UNROLL for (int m = 0; m < M; ++m) score[m][v] = simd::fma(scale * simd::all(q.rounded[m].step), sum[m][v], score[m][v]);
+            }
+          }
       }
       PITH_UNROLL for (int m = 0; m < M; ++m)
         PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) simd::store(scores + m * stride + first + v * simd::width, score[m][v]);
     }
+  }
+
+  // sum_c q[c] (u[t,c] - middle) over group g, of the high or the low bytes of q: exact
+  PITH_INLINE static void centred_integer(std::byte const* tile, int first, int g, query const& q, bool low_part, sums_type& sum) {
+    simd::i32v acc[M][chunk_vectors];
+    PITH_UNROLL for (int m = 0; m < M; ++m)
+      PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) acc[m][v] = simd::i32v(-storage::middle * q.rounded_total[low_part ? 1 : 0][m][g]);
+    accumulate(tile, first, g * group, (g + 1) * group, q.rounded, low_part, acc);
+    PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) sum[m][v] = simd::to_float(acc[m][v]);
   }
 
   static void run_per_channel(std::byte const* tile, query const& q, float* scores, int stride) {
