@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "pith/cache/snapshot.hpp"
 #include "pith/cache/writer.hpp"
 #include "pith/core/executor.hpp"
 
@@ -79,6 +80,28 @@ class cache : cache_writer<Recipe> {
       }
     }
     return made;
+  }
+
+  // A sequence as bytes, and a new sequence from them, in this cache or another of the same composition, calibration and heads; the format
+  // stands in cache/snapshot.hpp.
+  // errors  save: stale_handle, capacity_exceeded (`at` is saved_bytes). load: truncated, bad_format, wrong_format (another composition or
+  //         calibration), shape_mismatch, capacity_exceeded; no sequence is made
+  // cost    one copy of what is stored, and a byte-wise fingerprint of it
+  std::int64_t saved_bytes(sequence of) const { return this->check(of) ? snapshot<Recipe>::bytes(store_, of.index) : 0; }
+  status save(sequence of, std::span<std::byte> out) const {
+    if (status const ok = this->check(of); !ok) return ok;
+    std::int64_t const bytes = saved_bytes(of);
+    if (static_cast<std::int64_t>(out.size()) < bytes) return {errc::capacity_exceeded, bytes};
+    snapshot<Recipe>::write(store_, of.index, out.data());
+    return {};
+  }
+  result<sequence> load(std::span<std::byte const> from) {
+    auto made = open();
+    if (!made) return made;
+    status const ok = snapshot<Recipe>::read(store_, made.value().index, from, [&](table& to) { return this->add_page(to); });
+    if (ok) return made;
+    static_cast<void>(close(made.value()));
+    return ok;
   }
 
   // Adds tokens to one layer. k [token][kv_head][key channel], v [token][kv_head][value channel]; any strides; bf16, f16 or f32.
