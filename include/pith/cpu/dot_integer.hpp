@@ -194,11 +194,13 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
     }
   }
 
+  // Ahead: bytes behind what is read that are asked for on the way, for tiles that follow one another in memory; 0: none.
+  template <int Ahead = 0>
   static void run(std::byte const* tile, query const& q, float* scores, int stride) {
     if constexpr (folds)
-      run_per_channel(tile, q, scores, stride);
+      run_per_channel<Ahead>(tile, q, scores, stride);
     else
-      run_per_token(tile, q, scores, stride);
+      run_per_token<Ahead>(tile, q, scores, stride);
   }
 
  private:
@@ -238,6 +240,7 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
   }
 
   // the same in integers, times the step
+  template <int Ahead>
   static void sum_integer(std::byte const* block, int first, int from, int to, rounded_row<Bits, Channels> const* q, sums_type& sum) {
     simd::i32v acc[M][chunk_vectors];
     bool any_wide = false;
@@ -245,18 +248,19 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
       any_wide = any_wide || q[m].wide;
       PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) acc[m][v] = simd::i32v(0);
     }
-    accumulate(block, first, from, to, q, false, acc);
+    accumulate<Ahead>(block, first, from, to, q, false, acc);
     PITH_UNROLL for (int m = 0; m < M; ++m)
       PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) sum[m][v] = simd::to_float(acc[m][v]) * simd::all(q[m].high_step());
     if (any_wide) {
       PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) acc[m][v] = simd::i32v(0);
-      accumulate(block, first, from, to, q, true, acc);
+      accumulate<0>(block, first, from, to, q, true, acc);
       for (int m = 0; m < M; ++m)
         for (int v = 0; v < chunk_vectors; ++v) sum[m][v] = simd::fma(simd::to_float(acc[m][v]), simd::all(q[m].step), sum[m][v]);
     }
   }
 
   // acc += sum_c q[c] u[t,c] over the high or the low bytes of q
+  template <int Ahead>
   PITH_INLINE static void accumulate(std::byte const* block, int first, int from, int to, rounded_row<Bits, Channels> const* q, bool low_part,
                                      simd::i32v (&acc)[M][chunk_vectors]) {
     constexpr int steps = layout::per_word / 4;
@@ -268,7 +272,11 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
       PITH_UNROLL for (int nth = 0; nth < words_at_once; ++nth) {
         int const word = first_word + nth;
         simd::u32v words[chunk_vectors], codes[chunk_vectors];
-        PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) words[v] = simd::load_words(block + 4ll * (word * block_tokens + first + v * simd::width));
+        PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) {
+          std::byte const* const at = block + 4ll * (word * block_tokens + first + v * simd::width);
+          words[v] = simd::load_words(at);
+          if constexpr (Ahead > 0 && simd::width * 4 == 64) simd::prefetch(at + Ahead);
+        }
         PITH_UNROLL for (int step = 0; step < steps; ++step) {
           PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) codes[v] = codes_of_step<layout>(words[v], high[v], nth, step);
           PITH_UNROLL for (int m = 0; m < M; ++m) {
@@ -280,6 +288,7 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
     }
   }
 
+  template <int Ahead>
   static void run_per_token(std::byte const* tile, query const& q, float* scores, int stride) {
     for (int first = 0; first < block_tokens; first += chunk) {
       simd::f32v score[M][chunk_vectors];
@@ -287,7 +296,7 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
       for (int g = 0; g < groups; ++g) {
         sums_type sum;  // sum_c q[c] (u[t,c] - middle), in units of a rounded query's step
         if constexpr (in_integers) {
-          centred_integer(tile, first, g, q, false, sum);
+          centred_integer<Ahead>(tile, first, g, q, false, sum);
         } else {
           sum_exact(tile, first, g * group, (g + 1) * group, q.value, sum);
           PITH_UNROLL for (int m = 0; m < M; ++m)
@@ -310,7 +319,7 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
         if (q.any_wide)
           for (int g = 0; g < groups; ++g) {
             sums_type sum;
-            centred_integer(tile, first, g, q, true, sum);
+            centred_integer<0>(tile, first, g, q, true, sum);
             PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) {
               simd::f32v const scale = scale_of<storage>(tile, static_cast<std::int64_t>(g) * storage::group_lanes + first + v * simd::width);
               PITH_UNROLL for (int m = 0; m < M; ++m) score[m][v] = simd::fma(scale * simd::all(q.rounded[m].step), sum[m][v], score[m][v]);
@@ -323,14 +332,16 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
   }
 
   // sum_c q[c] (u[t,c] - middle) over group g, of the high or the low bytes of q: exact
+  template <int Ahead>
   PITH_INLINE static void centred_integer(std::byte const* tile, int first, int g, query const& q, bool low_part, sums_type& sum) {
     simd::i32v acc[M][chunk_vectors];
     PITH_UNROLL for (int m = 0; m < M; ++m)
       PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) acc[m][v] = simd::i32v(-storage::middle * q.rounded_total[low_part ? 1 : 0][m][g]);
-    accumulate(tile, first, g * group, (g + 1) * group, q.rounded, low_part, acc);
+    accumulate<Ahead>(tile, first, g * group, (g + 1) * group, q.rounded, low_part, acc);
     PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) sum[m][v] = simd::to_float(acc[m][v]);
   }
 
+  template <int Ahead>
   static void run_per_channel(std::byte const* tile, query const& q, float* scores, int stride) {
     alignas(64) float folded[M][padded];
     rounded_row<Bits, Channels> rounded[in_integers ? M : 1];
@@ -372,7 +383,7 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
         std::byte const* const block = tile + token / block_tokens * layout::bytes;
         sums_type sum;
         if constexpr (in_integers)
-          sum_integer(block, token % block_tokens, 0, Channels, rounded, sum);
+          sum_integer<Ahead>(block, token % block_tokens, 0, Channels, rounded, sum);
         else
           sum_exact(block, token % block_tokens, 0, Channels, folded, sum);
         PITH_UNROLL for (int m = 0; m < M; ++m)

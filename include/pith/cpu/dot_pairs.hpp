@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// dot over raw bf16 tiles for linear layers: two channels at once (dot2), where the machine multiplies bf16 pairs.
+// What a linear layer runs for dot: the attention kernel, told that tiles follow one another in memory, and one of its own for raw bf16
+// tiles: two channels at once (dot2), where the machine multiplies bf16 pairs.
 //
 //   q is bf16          one pass; its products are exact
 //   integer accuracy   q = high + low, both bf16: two passes, |q - high - low| <= 2^-17 |q| + 2^-134
@@ -7,18 +8,36 @@
 //
 // error   f32 sums as in the plain kernel. Subnormal numbers count as zero: at most 2^-125 (|q| + |x|) + 2^-125 more for each channel
 // cost    per 2 * width numbers one load, M broadcasts and M dot2 (2M in two passes). 16 accumulators hide the latency of dot2
+// ahead   with 4 rows or more the first pass over a tile leaves time to fetch the next one; with fewer the machine's own prefetching was
+//         faster (docs/benchmarks.md)
 // differs: the choice is made for the M rows of a block together; one row that is not bf16 takes the others along
 #pragma once
 
+#include <algorithm>
+
+#include "pith/cpu/dot_integer.hpp"
 #include "pith/cpu/raw_kernels.hpp"
 #include "pith/simd/dot2.hpp"
 
 namespace pith {
 inline namespace PITH_ISA {
 
-// What a linear layer runs for a tile; the attention kernel, if nothing suits better.
+// Bytes to ask for ahead of what a kernel of M rows reads: the next tile, if it fits into half a cache.
+template <class Storage, int M>
+inline constexpr int ahead_bytes = M < 4 ? 0 : static_cast<int>(std::min<std::int64_t>(Storage::bytes, 8192));
+
 template <class Storage, class Accuracy, int M>
 struct linear_dot : dot_kernel<Storage, Accuracy, M> {};
+
+template <int Bits, class Group, zero Zero, class Scale, int Channels, int PageTokens, class Accuracy, int M>
+  requires(block_tokens % simd::width == 0)
+struct linear_dot<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, use::dot>, Accuracy, M>
+    : dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, use::dot>, Accuracy, M> {
+  using base = dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, use::dot>, Accuracy, M>;
+  static void run(std::byte const* tile, typename base::query const& q, float* scores, int stride) {
+    base::template run<ahead_bytes<typename base::storage, M>>(tile, q, scores, stride);
+  }
+};
 
 template <int Channels, int Tokens, class Accuracy, int M>
   requires(simd::fast_dot2 && Tokens % simd::width == 0)
@@ -72,7 +91,11 @@ struct linear_dot<raw_tile<bf16, Channels, use::dot, Tokens>, Accuracy, M> {
       for (int word = 0; word < words; word += chains)
         PITH_UNROLL for (int k = 0; k < chains; ++k) {
           simd::u32v x[vectors];
-          PITH_UNROLL for (int v = 0; v < vectors; ++v) x[v] = simd::load_words(tile + 4ll * ((word + k) * Tokens + first + v * simd::width));
+          PITH_UNROLL for (int v = 0; v < vectors; ++v) {
+            std::byte const* const at = tile + 4ll * ((word + k) * Tokens + first + v * simd::width);
+            x[v] = simd::load_words(at);
+            if constexpr (ahead_bytes<storage, M> > 0) simd::prefetch(at + ahead_bytes<storage, M>);
+          }
           PITH_UNROLL for (int pass = 0; pass < Passes; ++pass)
             PITH_UNROLL for (int m = 0; m < M; ++m) {
               simd::u32v const pair(q.pair[pass][word + k][m]);

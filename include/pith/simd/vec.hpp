@@ -55,6 +55,9 @@ PITH_INLINE f32v all(float x) { return f32v(x); }
 PITH_INLINE i32v load_i32(std::int32_t const* from) { return i32v::load_unaligned(from); }
 PITH_INLINE void store_i32(std::int32_t* to, i32v x) { x.store_unaligned(to); }
 
+// Asks for a cache line; any address will do.
+PITH_INLINE void prefetch(std::byte const* at) { __builtin_prefetch(at, 0, 3); }
+
 // Little-endian words.
 PITH_INLINE u32v load_words(std::byte const* from) {
   std::uint32_t words[width];
