@@ -259,13 +259,13 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
     }
   }
 
-  // acc += sum_c q[c] u[t,c] over the high or the low bytes of q
-  template <int Ahead>
+  // acc += sum_c q[c] u[t,c] over the high or the low bytes of Rows rows of q
+  template <int Ahead, int Rows>
   PITH_INLINE static void accumulate(std::byte const* block, int first, int from, int to, rounded_row<Bits, Channels> const* q, bool low_part,
-                                     simd::i32v (&acc)[M][chunk_vectors]) {
+                                     simd::i32v (&acc)[Rows][chunk_vectors]) {
     constexpr int steps = layout::per_word / 4;
-    std::byte const* bytes[M];
-    PITH_UNROLL for (int m = 0; m < M; ++m) bytes[m] = reinterpret_cast<std::byte const*>(low_part ? q[m].low : q[m].high);
+    std::byte const* bytes[Rows];
+    PITH_UNROLL for (int m = 0; m < Rows; ++m) bytes[m] = reinterpret_cast<std::byte const*>(low_part ? q[m].low : q[m].high);
     for (int first_word = from / layout::per_word; first_word < to / layout::per_word; first_word += words_at_once) {
       high_words<layout> high[chunk_vectors];
       PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) high[v] = load_high<layout>(block, first_word * layout::per_word, first + v * simd::width);
@@ -279,7 +279,7 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
         }
         PITH_UNROLL for (int step = 0; step < steps; ++step) {
           PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) codes[v] = codes_of_step<layout>(words[v], high[v], nth, step);
-          PITH_UNROLL for (int m = 0; m < M; ++m) {
+          PITH_UNROLL for (int m = 0; m < Rows; ++m) {
             simd::u32v const rounded = simd::all_words(bytes[m] + word * layout::per_word + 4 * step);  // one broadcast for all token vectors
             PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) acc[m][v] = simd::dot4<(Bits <= 7)>(acc[m][v], codes[v], rounded);
           }
@@ -296,7 +296,7 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
       for (int g = 0; g < groups; ++g) {
         sums_type sum;  // sum_c q[c] (u[t,c] - middle), in units of a rounded query's step
         if constexpr (in_integers) {
-          centred_integer<Ahead>(tile, first, g, q, false, sum);
+          centred_integer<Ahead>(tile, first, g, q, sum);
         } else {
           sum_exact(tile, first, g * group, (g + 1) * group, q.value, sum);
           PITH_UNROLL for (int m = 0; m < M; ++m)
@@ -313,32 +313,43 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
           }
         }
       }
-      if constexpr (in_integers) {
-        PITH_UNROLL for (int m = 0; m < M; ++m)
-          PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) score[m][v] = score[m][v] * simd::all(q.rounded[m].high_step());
-        if (q.any_wide)
-          for (int g = 0; g < groups; ++g) {
-            sums_type sum;
-            centred_integer<0>(tile, first, g, q, true, sum);
-            PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) {
-              simd::f32v const scale = scale_of<storage>(tile, static_cast<std::int64_t>(g) * storage::group_lanes + first + v * simd::width);
-              PITH_UNROLL for (int m = 0; m < M; ++m) score[m][v] = simd::fma(scale * simd::all(q.rounded[m].step), sum[m][v], score[m][v]);
-            }
-          }
-      }
       PITH_UNROLL for (int m = 0; m < M; ++m)
-        PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) simd::store(scores + m * stride + first + v * simd::width, score[m][v]);
+        PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v)
+          simd::store(scores + m * stride + first + v * simd::width, in_integers ? score[m][v] * simd::all(q.rounded[m].high_step()) : score[m][v]);
+      if constexpr (in_integers)
+        if (q.any_wide)
+          for (int m = 0; m < M; ++m)
+            if (q.rounded[m].wide) add_low(tile, first, m, q, scores + m * stride + first);
     }
   }
 
-  // sum_c q[c] (u[t,c] - middle) over group g, of the high or the low bytes of q: exact
+  // sum_c q[c] (u[t,c] - middle) over group g, in steps of the rounded query: exact
   template <int Ahead>
-  PITH_INLINE static void centred_integer(std::byte const* tile, int first, int g, query const& q, bool low_part, sums_type& sum) {
+  PITH_INLINE static void centred_integer(std::byte const* tile, int first, int g, query const& q, sums_type& sum) {
     simd::i32v acc[M][chunk_vectors];
     PITH_UNROLL for (int m = 0; m < M; ++m)
-      PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) acc[m][v] = simd::i32v(-storage::middle * q.rounded_total[low_part ? 1 : 0][m][g]);
-    accumulate<Ahead>(tile, first, g * group, (g + 1) * group, q.rounded, low_part, acc);
+      PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) acc[m][v] = simd::i32v(-storage::middle * q.rounded_total[0][m][g]);
+    accumulate<Ahead>(tile, first, g * group, (g + 1) * group, q.rounded, false, acc);
     PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) sum[m][v] = simd::to_float(acc[m][v]);
+  }
+
+  // What the low bytes of row m add; only wide rows pay for them.
+  static void add_low(std::byte const* tile, int first, int m, query const& q, float* scores) {
+    simd::f32v score[chunk_vectors];
+    PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) score[v] = simd::all(0);
+    for (int g = 0; g < groups; ++g) {
+      simd::i32v acc[1][chunk_vectors];
+      PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) acc[0][v] = simd::i32v(-storage::middle * q.rounded_total[1][m][g]);
+      accumulate<0>(tile, first, g * group, (g + 1) * group, q.rounded + m, true, acc);
+      PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) {
+        std::int64_t const index = static_cast<std::int64_t>(g) * storage::group_lanes + first + v * simd::width;
+        score[v] = simd::fma(scale_of<storage>(tile, index), simd::to_float(acc[0][v]), score[v]);
+      }
+    }
+    PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) {
+      float* const to = scores + v * simd::width;
+      simd::store(to, simd::fma(score[v], simd::all(q.rounded[m].step), simd::load(to)));
+    }
   }
 
   template <int Ahead>

@@ -8,8 +8,8 @@
 //
 // error   f32 sums as in the plain kernel. Subnormal numbers count as zero: at most 2^-125 (|q| + |x|) + 2^-125 more for each channel
 // cost    per 2 * width numbers one load, M broadcasts and M dot2 (2M in two passes). 16 accumulators hide the latency of dot2
-// ahead   with 4 rows or more the first pass over a tile leaves time to fetch the next one; with fewer the machine's own prefetching was
-//         faster (docs/benchmarks.md)
+// ahead   two rows or more leave time to ask for the next tile while a tile is multiplied; for one row the machine's own prefetching was
+//         faster, and only the scales are asked for (docs/benchmarks.md)
 // differs: the choice is made for the M rows of a block together; one row that is not bf16 takes the others along
 #pragma once
 
@@ -24,7 +24,7 @@ inline namespace PITH_ISA {
 
 // Bytes to ask for ahead of what a kernel of M rows reads: the next tile, if it fits into half a cache.
 template <class Storage, int M>
-inline constexpr int ahead_bytes = M < 4 ? 0 : static_cast<int>(std::min<std::int64_t>(Storage::bytes, 8192));
+inline constexpr int ahead_bytes = M < 2 ? 0 : static_cast<int>(std::min<std::int64_t>(Storage::bytes, 8192));
 
 template <class Storage, class Accuracy, int M>
 struct linear_dot : dot_kernel<Storage, Accuracy, M> {};

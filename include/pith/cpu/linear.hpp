@@ -120,9 +120,9 @@ struct cpu_linear {
       alignas(64) float sums[rows_at_once][tokens];
       for (std::int64_t block = task * task_blocks; block < std::min(w.row_blocks(), (task + 1) * task_blocks); ++block) {
         for (int m = 0; m < rows_at_once; ++m) std::fill_n(sums[m], tokens, m < rows ? start[m] : 0.0f);
-        for (std::int64_t panel = 0; panel < panels; ++panel) {
-          std::byte const* const tile = w.at(block, panel);
-          ask_for_parameters(tile + 2 * Tile::bytes);
+        std::byte const* tile = w.at(block, 0);
+        for (std::int64_t panel = 0; panel < panels; ++panel, tile += Tile::bytes) {
+          if (rows == 1) ask_for_parameters(tile + 2 * Tile::bytes);
           for (int g = 0; g < plan.groups; ++g) {
             row_group const& group = plan.group[g];
             group.run(tile, scratch + group.at + panel * group.bytes, sums[group.first]);

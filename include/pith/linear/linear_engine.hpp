@@ -20,6 +20,17 @@ namespace pith {
 template <class Backend, class Tile, class Accuracy>
 struct linear_engine;
 
+// Columns of a tile where none are named: 256, or 128 if scales would lie more than 6 KiB behind the first code. Measured: with 256, 8-bit
+// codes took 1.2 to 1.4 times as long for batches of 4 to 16, 4-bit codes with 512 twice as long for one row (docs/benchmarks.md).
+template <class Codec, use Use>
+constexpr int default_panel() {
+  using storage = typename Codec::template bind<256, 256, Use>::storage;
+  if constexpr (requires { storage::scale_at; })
+    return storage::bytes > 6144 && (storage::along_tokens || storage::group <= 128) ? 128 : 256;
+  else
+    return 256;
+}
+
 // The tiles of one matrix: rows are output features, columns input features.
 template <tile Tile>
 struct packed_tiles {

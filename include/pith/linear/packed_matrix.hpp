@@ -8,11 +8,12 @@
 //   auto const w = weights::pack(view).value();
 //   w.multiply<pith::integer_accuracy>(x, out, scratch);                   scratch: w.scratch_bytes<pith::integer_accuracy>(batch) bytes
 //
-// layout   tiles of Tile::tokens rows (32; G for per_channel<G> with G > 32, 256 for per_channel<>) by Panel columns, row block by row
-//          block, panels inside it, no gaps. The last panel and row block are filled up with zeros, which count in their groups.
+// layout   tiles of Tile::tokens rows (32; G for per_channel<G> with G > 32, 256 for per_channel<>) by Panel columns (256, or 128 for
+//          8-bit integers), row block by row block, panels inside it, no gaps. The last panel and row block are filled up with zeros, which
+//          count in their groups.
 // use      use::dot suits multiply, use::mix suits multiply_transposed; the other product is right too, but decodes every tile first
 // error    pack: the codec's error_bound.  exact accuracy: f32 sums, (columns + panels + 16) 2^-24 sum |W x|.  integer accuracy: in addition
-//          dot_integer.hpp's bound for every panel of 256 columns, whose part of x is rounded by itself; for raw<bf16> dot_pairs.hpp's; for
+//          dot_integer.hpp's bound for every panel, whose part of x is rounded by itself; for raw<bf16> dot_pairs.hpp's; for
 //          multiply_transposed mix_integer.hpp's, for the positive and the negative part of x, of every row block
 // nan      exact: as IEEE sums give it. integer: a row of x with NaN or infinity gives NaN in its whole row of out
 // errors   each function names its own; nothing is written before everything is checked
@@ -34,10 +35,10 @@ namespace pith {
 template <class T>
 concept weight_scalar = storage_scalar<std::remove_const_t<T>>;
 
-template <class Codec, use Use = use::dot, int Panel = 256, class Backend = void>
+template <class Codec, use Use = use::dot, int Panel = default_panel<Codec, Use>(), class Backend = void>
 class packed_matrix {
   static_assert(Panel % 32 == 0 && Panel >= 32 && Panel <= 1024,
-                "[pith] packed_matrix<Codec, Use, Panel>: Panel is a multiple of 32 up to 1024. Fix: leave it out for 256.");
+                "[pith] packed_matrix<Codec, Use, Panel>: Panel is a multiple of 32 up to 1024. Fix: leave it out.");
 
  public:
   using tile = typename Codec::template bind<Panel, 256, Use>;
