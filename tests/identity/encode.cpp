@@ -22,7 +22,7 @@ void encode(pith_test::input const& x, pith_test::digest& bytes) {
   std::vector<std::byte> made(static_cast<std::size_t>(Tile::bytes)), expected(made);
   pith::tile_engine<pith::cpu, Tile>::encode(rows.data(), Tile::channels, made.data());
   Tile::encode(exact.data(), expected.data());
-  differences += std::memcmp(made.data(), expected.data(), made.size()) != 0;
+  if (std::memcmp(made.data(), expected.data(), made.size()) != 0) { ++differences; std::size_t b = 0; while (made[b] == expected[b]) ++b; std::printf("differs: %s, %zu byte rows, byte %zu of %zu: %02x for %02x\n", x.name.c_str(), sizeof(T), b, made.size(), static_cast<unsigned>(made[b]), static_cast<unsigned>(expected[b])); }
   bytes.add(made.data(), made.size());
 }
 

@@ -239,11 +239,17 @@ struct encode_kernel<raw_tile<S, Channels, Use, Tokens>> {
 
   template <storage_scalar T>
   static void run(T const* rows, std::int64_t row_stride, std::byte* out) {
+    constexpr bool as_bits = std::is_same_v<S, T> && sizeof(T) == 2 && std::endian::native == std::endian::little;
     row_source<T, Channels, Tokens, Use> const source(rows, row_stride);
     for (int word = 0; word < layout::words; ++word)
       for (int lane = 0; lane < layout::lanes; lane += simd::width) {
-        simd::u32v bits = simd::bits_of<S>(source.at(word * layout::per_word, lane));
-        if constexpr (layout::per_word == 2) bits = bits | (simd::bits_of<S>(source.at(2 * word + 1, lane)) << 16);
+        simd::u32v bits;
+        if constexpr (as_bits) {
+          bits = simd::quieted<T>(source.words_at(word, lane));
+        } else {
+          bits = simd::bits_of<S>(source.at(word * layout::per_word, lane));
+          if constexpr (layout::per_word == 2) bits = bits | (simd::bits_of<S>(source.at(2 * word + 1, lane)) << 16);
+        }
         simd::store_words(out + 4ll * (word * layout::lanes + lane), bits);
       }
   }

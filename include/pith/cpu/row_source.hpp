@@ -23,6 +23,11 @@ struct row_source<T, Channels, Tokens, use::mix> {
 
   row_source(T const* first, std::int64_t row_stride) : rows(first), stride(row_stride) {}
   PITH_INLINE simd::f32v at(int token, int channel) const { return simd::load_numbers<T>(rows + token * stride + channel); }
+  // 16-bit numbers: the bits of at(2 * word, ...) below those of at(2 * word + 1, ...).
+  PITH_INLINE simd::u32v words_at(int word, int channel) const {
+    T const* const at = rows + 2 * word * stride + channel;
+    return simd::load_bits(at) | (simd::load_bits(at + stride) << 16);
+  }
 };
 
 template <storage_scalar T, int Channels, int Tokens>
@@ -39,6 +44,7 @@ struct row_source<T, Channels, Tokens, use::dot> {
     constexpr int flip = std::endian::native == std::endian::big ? per_word - 1 : 0;
     return simd::half_to_float<T>(simd::u32v::load_unaligned(&word[channel / per_word][token]), channel % per_word ^ flip);
   }
+  PITH_INLINE simd::u32v words_at(int at, int token) const { return simd::u32v::load_unaligned(&word[at][token]); }
 };
 
 }  // namespace PITH_ISA

@@ -18,12 +18,33 @@ PITH_INLINE f32v load_numbers(T const* from) {
   return load(values);
 }
 
-// The bits of from_float<T>(x) in the low half of every word; the whole word for f32.
+// Their bits, 16-bit types, in the low half of every word.
 template <storage_scalar T>
+PITH_INLINE u32v load_bits(T const* from) {
+#if defined(__AVX512F__) && !defined(PITH_NO_SIMD)
+  return u32v(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<__m256i const*>(from))));
+#else
+  std::uint32_t bits[width];
+  for (int i = 0; i < width; ++i) bits[i] = from[i].bits;
+  return u32v::load_unaligned(bits);
+#endif
+}
+
+// The bits of from_float<T>(x) in the low half of every word; the whole word for f32. Normal: no lane is subnormal, which the processor's
+// own conversion to bf16 would take for zero.
+template <storage_scalar T, bool Normal = false>
 PITH_INLINE u32v bits_of(f32v x) {
   if constexpr (std::is_same_v<T, float>) {
     return as_words(x);
   } else {
+#if defined(__AVX512BF16__) && !defined(PITH_NO_SIMD)
+    if constexpr (std::is_same_v<T, bf16> && Normal) {
+      __m256bh const rounded = _mm512_cvtneps_pbh(x);
+      __m256i bits;
+      std::memcpy(&bits, &rounded, sizeof bits);
+      return u32v(_mm512_cvtepu16_epi32(bits));
+    }
+#endif
 #if defined(__AVX512F__) && !defined(PITH_NO_SIMD)
     if constexpr (std::is_same_v<T, f16>) {
       return u32v(_mm512_cvtepu16_epi32(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)));
@@ -44,21 +65,62 @@ PITH_INLINE u32v bits_of(f32v x) {
   }
 }
 
-// from_float<T> of every lane into a row.
+// The low halves of all words (all of a word for f32) into a row.
 template <storage_scalar T>
-PITH_INLINE void store_numbers(T* to, f32v x) {
+PITH_INLINE void store_bits(T* to, u32v bits) {
   if constexpr (std::is_same_v<T, float>) {
-    store(to, x);
+    store(to, as_float(bits));
   } else {
 #if defined(__AVX512F__) && !defined(PITH_NO_SIMD)
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(bits_of<T>(x)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(bits));
 #else
-    float values[width];
-    store(values, x);
-    for (int i = 0; i < width; ++i) to[i] = from_float<T>(values[i]);
+    std::uint32_t words[width];
+    bits.store_unaligned(words);
+    for (int i = 0; i < width; ++i) to[i] = T{static_cast<std::uint16_t>(words[i])};
 #endif
   }
 }
+
+// from_float<T> of every lane into a row. Normal: as for bits_of.
+template <storage_scalar T, bool Normal = false>
+PITH_INLINE void store_numbers(T* to, f32v x) {
+#if defined(__AVX512BF16__) && !defined(PITH_NO_SIMD)
+  if constexpr (std::is_same_v<T, bf16> && Normal) {
+    __m256bh const rounded = _mm512_cvtneps_pbh(x);
+    std::memcpy(to, &rounded, sizeof rounded);
+    return;
+  }
+#endif
+  store_bits(to, bits_of<T>(x));
+}
+
+// Both halves of every word as T, NaN made quiet.
+template <storage_scalar T>
+PITH_INLINE u32v quieted(u32v words) {
+  constexpr std::uint16_t infinity = std::is_same_v<T, bf16> ? 0x7f80 : 0x7c00, quiet = std::is_same_v<T, bf16> ? 0x40 : 0x200;
+#if defined(__AVX512BW__) && !defined(PITH_NO_SIMD)
+  __m512i const x = words;
+  __mmask32 const nan = _mm512_cmpgt_epi16_mask(_mm512_and_si512(x, _mm512_set1_epi16(0x7fff)), _mm512_set1_epi16(infinity));
+  return u32v(_mm512_mask_mov_epi16(x, nan, _mm512_or_si512(x, _mm512_set1_epi16(quiet))));
+#else
+  std::uint32_t word[width];
+  std::uint16_t halves[2 * width];
+  words.store_unaligned(word);
+  std::memcpy(halves, word, sizeof word);
+  for (std::uint16_t& half : halves) half = static_cast<std::uint16_t>((half & 0x7fff) > infinity ? half | quiet : half);
+  std::memcpy(word, halves, sizeof word);
+  return u32v::load_unaligned(word);
+#endif
+}
+
+// Entry (index & 15) of a table of 16, for every lane.
+#if defined(__AVX512F__) && !defined(PITH_NO_SIMD)
+inline constexpr bool has_lookup = true;
+PITH_INLINE u32v lookup(u32v table, u32v index) { return u32v(_mm512_permutexvar_epi32(index, table)); }
+#else
+inline constexpr bool has_lookup = false;
+PITH_INLINE u32v lookup(u32v table, u32v) { return table; }
+#endif
 
 // from_float<T> of every lane as stored scalars, little-endian.
 template <storage_scalar T>
