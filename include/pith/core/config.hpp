@@ -34,6 +34,10 @@
 #define PITH_ISA isa_avx2_vnni
 #elif defined(__AVX2__) && defined(__FMA__)
 #define PITH_ISA isa_avx2
+#elif defined(__AVX2__)
+#define PITH_ISA isa_avx2_no_fma
+#elif defined(__AVX__)
+#define PITH_ISA isa_avx
 #elif defined(__ARM_NEON) && defined(__ARM_FEATURE_MATMUL_INT8)
 #define PITH_ISA isa_neon_i8mm
 #elif defined(__ARM_NEON) && defined(__ARM_FEATURE_DOTPROD)

@@ -44,10 +44,20 @@ PITH_INLINE i32v dot4(i32v acc, u32v u, u32v s) {
   __m256i const odd = _mm256_madd_epi16(_mm256_srli_epi16(u, 8), _mm256_srai_epi16(s, 8));
   return i32v(_mm256_add_epi32(acc, _mm256_add_epi32(even, odd)));
 #elif defined(__SSE4_2__)
-  if constexpr (Small) return i32v(_mm_add_epi32(acc, _mm_madd_epi16(_mm_maddubs_epi16(u, s), _mm_set1_epi16(1))));
-  __m128i const even = _mm_madd_epi16(_mm_and_si128(u, _mm_set1_epi16(0xff)), _mm_srai_epi16(_mm_slli_epi16(s, 8), 8));
-  __m128i const odd = _mm_madd_epi16(_mm_srli_epi16(u, 8), _mm_srai_epi16(s, 8));
-  return i32v(_mm_add_epi32(acc, _mm_add_epi32(even, odd)));
+  auto const four_lanes = [](__m128i a, __m128i b, __m128i c) {
+    if constexpr (Small) return _mm_add_epi32(a, _mm_madd_epi16(_mm_maddubs_epi16(b, c), _mm_set1_epi16(1)));
+    __m128i const even = _mm_madd_epi16(_mm_and_si128(b, _mm_set1_epi16(0xff)), _mm_srai_epi16(_mm_slli_epi16(c, 8), 8));
+    __m128i const odd = _mm_madd_epi16(_mm_srli_epi16(b, 8), _mm_srai_epi16(c, 8));
+    return _mm_add_epi32(a, _mm_add_epi32(even, odd));
+  };
+#if defined(__AVX__)  // 256 bits of f32, but integers only by halves
+  __m256i const a = acc, b = u, c = s;
+  __m128i const low = four_lanes(_mm256_castsi256_si128(a), _mm256_castsi256_si128(b), _mm256_castsi256_si128(c));
+  __m128i const high = four_lanes(_mm256_extractf128_si256(a, 1), _mm256_extractf128_si256(b, 1), _mm256_extractf128_si256(c, 1));
+  return i32v(_mm256_insertf128_si256(_mm256_castsi128_si256(low), high, 1));
+#else
+  return i32v(four_lanes(acc, u, s));
+#endif
 #elif defined(__ARM_NEON)
   int32x4_t const a = acc;
   uint8x16_t const unsigned_bytes = vreinterpretq_u8_u32(u);

@@ -6,6 +6,9 @@
 #if defined(__CUDACC__)
 #error "[pith] simd/ is host code. Fix: include <pith/cuda.cuh> in .cu files."
 #endif
+#if defined(__AVX512F__) && !defined(__AVX512BW__) && !defined(PITH_NO_SIMD)
+#error "[pith] AVX-512 without its byte instructions is not supported. Fix: -mavx512bw, -mno-avx512f, or define PITH_NO_SIMD."
+#endif
 
 #include <bit>
 #include <concepts>
