@@ -145,6 +145,14 @@ TEST_CASE("attend: gear and gear_l", "[cache][attention]") {
 }
 #endif
 
+TEST_CASE("attend: block_float_cache", "[cache][attention]") {
+  check_recipe<pith::recipes::block_float_cache<64, 8, 32, pith::exact_accuracy>, pith::recipes::block_float_cache<64, 8>>(0.01);
+}
+
+TEST_CASE("attend: fp8_cache", "[cache][attention]") {
+  check_recipe<pith::recipes::fp8_cache<64>, pith::recipes::fp8_cache<64>>(1e-5);
+}
+
 TEST_CASE("attend: two head sizes, two tile lengths, first<20>, last<1>, pages of 128", "[cache][attention]") {
   for (int64_t const tokens : {1, 19, 20, 21, 84, 85, 86, 148, 149, 500}) {
     filled<unusual> made(tokens, 1, 3);

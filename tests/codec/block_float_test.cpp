@@ -34,8 +34,8 @@ TEST_CASE("block_float: a block by hand: maximum 7.6, step 1, the carry is clamp
   float const expected[16] = {7, -7, 7, 1, 0, 2, 2, 0, -2, 0, 1, -3, 6, 0, 0, 5};
   for (std::size_t i = 0; i < 16; ++i) rows[i] = block[i];
   auto const bytes = encoded<tile>(rows);
-  CHECK(bytes[tile::scale_at] == std::byte{127});      // floor(log2 7.6) - 2 = 0
-  CHECK(bytes[tile::scale_at + 1] == std::byte{0});    // a block of zeros
+  CHECK(bytes[tile::scale_at] == std::byte{127});    // floor(log2 7.6) - 2 = 0
+  CHECK(bytes[tile::scale_at + 1] == std::byte{0});  // a block of zeros
   auto const back = decoded<tile>(bytes);
   for (std::size_t i = 0; i < 16; ++i) CHECK(back[i] == expected[i]);
   for (std::size_t i = 16; i < rows.size(); ++i) CHECK(back[i] == 0);

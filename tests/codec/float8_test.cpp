@@ -46,7 +46,8 @@ TEMPLATE_TEST_CASE("mxfp8: the scale is the power of two below the maximum over 
         wrong += byte != (most > 0 ? static_cast<int>(std::floor(std::log2(most))) - emax + 127 : 0);
         for (int i = 0; i < 32; ++i) {
           float const element = most > 0 ? static_cast<float>(first[i] / std::exp2(byte - 127)) : 0.0f;  // exact
-          wrong += back[static_cast<std::size_t>(t * 64 + g * 32 + i)] != to_float(from_float_saturated<TestType>(element)) * std::exp2(byte - 127);
+          wrong += back[static_cast<std::size_t>(t * 64 + g * 32 + i)] !=
+                   to_float(from_float_saturated<TestType>(element)) * std::exp2(byte - 127);
         }
       }
     CHECK(wrong == 0);

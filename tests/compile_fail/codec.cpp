@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pith/codec/block_float.hpp"
+#include "pith/codec/float8.hpp"
 #include "pith/codec/hadamard.hpp"
 #include "pith/codec/integer.hpp"
 #include "pith/codec/pipe.hpp"
@@ -19,6 +20,10 @@
 // expect 12: block_float<Bits, Group>: Group says who shares an exponent. Fix: per_token<32> or per_channel<32>.
 // expect 13: per_token<G>: the channels must be a multiple of the group G.
 // expect 14: integer<Bits, Group, Zero, Scale>: Scale is f16, bf16 or float. Fix: f16.
+// expect 15: float8<T, Group, Scale>: T is e4m3 or e5m2. Fix: float8<e4m3>.
+// expect 16: float8<T, Group>: Group says who shares a scale. Fix: per_token<64>, or float8<T> for no scale.
+// expect 17: float8<T, Group, Scale>: Scale is bf16, f16, float or e8m0. Fix: bf16.
+// expect 18: per_channel<G>: a group spans G tokens of a page.
 template <class Codec, int Channels = 64, int PageTokens = 64>
 void round_trip(float* rows, std::byte* bytes) {
   using tile = typename Codec::template bind<Channels, PageTokens, pith::use::dot>;
@@ -55,11 +60,21 @@ void use(float* rows, std::byte* bytes) {
   round_trip<pith::block_float<4, pith::per_token<64>>, 80>(rows, bytes);
 #elif PITH_WRONG == 14
   round_trip<pith::int4<pith::per_token<32>, pith::zero::none, pith::e8m0>>(rows, bytes);
+#elif PITH_WRONG == 15
+  round_trip<pith::float8<pith::f16>>(rows, bytes);
+#elif PITH_WRONG == 16
+  round_trip<pith::float8<pith::e4m3, pith::bf16>>(rows, bytes);
+#elif PITH_WRONG == 17
+  round_trip<pith::float8<pith::e5m2, pith::per_token<32>, pith::e4m3>>(rows, bytes);
+#elif PITH_WRONG == 18
+  round_trip<pith::float8<pith::e4m3, pith::per_channel<128>>>(rows, bytes);
 #else
   round_trip<pith::pipe<pith::hadamard<64>, pith::int4<pith::per_token<64>>>>(rows, bytes);
   round_trip<pith::int2<pith::per_channel<128>>, 80, 128>(rows, bytes);
   round_trip<pith::int4<pith::per_channel<>>, 64, 256>(rows, bytes);
   round_trip<pith::block_float<5, pith::per_channel<64>>, 80>(rows, bytes);
+  round_trip<pith::mxfp8<pith::e5m2>>(rows, bytes);
+  round_trip<pith::float8<pith::e4m3>, 80>(rows, bytes);
   round_trip<pith::int7<pith::per_token<16>>, 80>(rows, bytes);
 #endif
 }

@@ -220,7 +220,8 @@ TEST_CASE("scalar: e8m0 is every power of two of an f32, zero, and rounds down",
   }
   CHECK(wrong == 0);
   CHECK(from_float<e8m0>(std::numeric_limits<float>::infinity()).bits == 254);
-  for (float x : {0.0f, -0.0f, std::numeric_limits<float>::denorm_min(), std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()})
+  for (float x : {0.0f, -0.0f, std::numeric_limits<float>::denorm_min(), std::numeric_limits<float>::quiet_NaN(),
+                  -std::numeric_limits<float>::infinity()})
     CHECK(from_float<e8m0>(x).bits == 0);
   static_assert(from_float<e8m0>(7.9f).bits == 129 && sizeof(e8m0) == 1 && std::is_trivially_copyable_v<e8m0>);
 }

@@ -47,7 +47,8 @@ TEMPLATE_TEST_CASE("small_float: every code has ml_dtypes' value, and becomes it
   CHECK(wrong == 0);
 }
 
-TEMPLATE_TEST_CASE("small_float: at every boundary between neighbours rounding is ml_dtypes', saturated or not", "[core][exhaustive]", e4m3, e5m2) {
+TEMPLATE_TEST_CASE("small_float: at every boundary between neighbours rounding is ml_dtypes', saturated or not", "[core][exhaustive]", e4m3,
+                   e5m2) {
   auto const pairs = table<TestType>("_codes.bin");
   REQUIRE(pairs.size() > 5 * 1000);
   REQUIRE(pairs.size() % 5 == 0);
@@ -59,8 +60,8 @@ TEMPLATE_TEST_CASE("small_float: at every boundary between neighbours rounding i
     if (!pith::is_finite(to_float(expected)))
       saturated.bits = static_cast<std::uint8_t>(pith::is_nan(x) ? 0u : (float_bits(x) >> 24 & 0x80u) | TestType::largest_code);
     if ((!same(from_float<TestType>(x), expected) || from_float_saturated<TestType>(x) != saturated) && ++wrong == 1)
-      UNSCOPED_INFO(x << " became " << int(from_float<TestType>(x).bits) << ", " << int(from_float_saturated<TestType>(x).bits) << " saturated, for "
-                      << int(expected.bits));
+      UNSCOPED_INFO(x << " became " << int(from_float<TestType>(x).bits) << ", " << int(from_float_saturated<TestType>(x).bits)
+                      << " saturated, for " << int(expected.bits));
   }
   CHECK(wrong == 0);
 }

@@ -28,6 +28,8 @@ void check_integer(char const* name) {
 TEST_CASE("attention: integer accuracy stays near the decoded pages", "[cpu][attention]") {
   CHECK_INTEGER(int4<per_channel<32>>, int4<per_token<64>>, 64, 64, 64);
   CHECK_INTEGER(int8<per_channel<32>>, int8<per_token<32>>, 80, 96, 32);
+  CHECK_INTEGER(int6<per_channel<32>>, int7<per_token<64>>, 64, 64, 64);
+  CHECK_INTEGER(block_float<5, per_token<32>>, mxfp8<e4m3>, 64, 64, 64);
   CHECK_INTEGER(pith::pipe<hadamard<128>, int4<per_token<64>>>, pith::pipe<hadamard<64>, int4<per_token<32>>>, 128, 128, 64);
 }
 

@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "laws/inputs.hpp"
+#include "pith/codec/block_float.hpp"
+#include "pith/codec/float8.hpp"
 #include "pith/codec/hadamard.hpp"
 #include "pith/cpu/paged_attention.hpp"
 #include "support/catch.hpp"

@@ -33,6 +33,11 @@ TEST_CASE("attention: tiles of 128 and 256 tokens, and short channel groups, are
   CHECK_EXACT(int8<per_channel<16>>, int4<per_channel<>>, 64, 64, 256);
 }
 
+TEST_CASE("attention: codes in three planes, block floating point and 8-bit floats are exact", "[cpu][attention]") {
+  CHECK_EXACT(int7<per_channel<32>>, block_float<5, per_token<16>>, 80, 80, 32);
+  CHECK_EXACT(float8<e4m3, per_channel<64>>, float8<e5m2, per_token<32>, float>, 64, 96, 64);
+}
+
 TEST_CASE("attention: rotated keys and values are exact", "[cpu][attention]") {
   CHECK_EXACT(pith::pipe<hadamard<128>, int4<per_channel<32>>>, pith::pipe<hadamard<64>, int4<per_token<32>>>, 128, 128, 64);
 }

@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "pith/core/rounding.hpp"
+#include "pith/core/small_float.hpp"
 #include "support/digest.hpp"
 
 int main() {
@@ -13,6 +14,9 @@ int main() {
     narrow.add(pith::from_float<pith::bf16>(x));
     narrow.add(pith::from_float<pith::f16>(x));
     narrow.add(pith::from_float_saturated<pith::f16>(x));
+    narrow.add(pith::from_float<pith::e4m3>(x));
+    narrow.add(pith::from_float_saturated<pith::e5m2>(x));
+    narrow.add(pith::from_float<pith::e8m0>(x));
     narrow.add(pith::is_finite(x));
 
     float const a = random.uniform(), b = random.uniform();

@@ -72,6 +72,12 @@ int main() {
   note(compare<pith::int4<pith::per_channel<64>>, use::dot>("int4<per_channel<64>>, keys"));
   note(compare<pith::int4<pith::per_token<>, pith::zero::none>, use::mix>("int4<per_token<>, none>, values"));
   note(compare<pith::int8<pith::per_token<32>, pith::zero::integer>, use::mix>("int8<per_token<32>, integer>, values"));
+  note(compare<pith::int6<pith::per_channel<32>>, use::dot>("int6<per_channel<32>>, keys"));
+  note(compare<pith::int7<pith::per_token<64>>, use::mix>("int7<per_token<64>>, values"));
+  note(compare<pith::block_float<4, pith::per_token<32>>, use::dot>("block_float<4, per_token<32>>, keys"));
+  note(compare<pith::float8<pith::e4m3>, use::mix>("float8<e4m3>, values"));
+  note(compare<pith::float8<pith::e5m2, pith::per_channel<32>>, use::dot>("float8<e5m2, per_channel<32>>, keys"));
+  note(compare<pith::mxfp8<pith::e4m3>, use::dot>("mxfp8<e4m3>, keys"));
   note(compare<pith::pipe<pith::hadamard<64>, pith::int4<pith::per_channel<32>>>, use::dot>("hadamard<64>, int4<per_channel<32>>, keys"));
   std::printf("%s\n", worst == 0 ? "the device stores the same bytes" : worst == 1 ? "the device stores other bytes" : "no usable device");
   return worst;

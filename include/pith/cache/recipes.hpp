@@ -6,6 +6,8 @@
 #pragma once
 
 #include "pith/cache/slots.hpp"
+#include "pith/codec/block_float.hpp"
+#include "pith/codec/float8.hpp"
 #include "pith/codec/hadamard.hpp"
 #include "pith/codec/integer.hpp"
 
@@ -56,5 +58,20 @@ template <int HeadDim>
 using rotated4 = rotated<HeadDim, 4>;
 template <int HeadDim>
 using rotated2 = rotated<HeadDim, 2>;
+
+// Keys and values in block floating point: an exponent for each token and Group channels, Bits bits a number. block_float_cache<D, 4> is
+// BFP12, block_float_cache<D, 8> BFP16.
+// from     Trukhanov and Soloveychik, Accurate Block Quantization in LLMs with Outliers, 2024 (BFP12 keys, blocks of 32 and 64)
+// differs  values too; the channels are not sorted
+template <int HeadDim, int Bits, int Group = 32, class Accuracy = integer_accuracy>
+struct block_float_cache
+    : kv_cache<head_dim<HeadDim>, keys<block_float<Bits, per_token<Group>>>, values<block_float<Bits, per_token<Group>>>,
+               pith::raw<first<4>, last<32>>, pith::accuracy<Accuracy>> {};
+
+// The plain FP8 cache: every number as an 8-bit float, no scales; T e4m3 or e5m2. With a Group (per_token<64>) the maximum of a group becomes
+// the largest of T.
+// from     Micikevicius et al., FP8 Formats for Deep Learning, 2022
+template <int HeadDim, class T = e4m3, class Group = ungrouped>
+struct fp8_cache : kv_cache<head_dim<HeadDim>, keys<float8<T, Group>>, values<float8<T, Group>>, pith::raw<last<32>>> {};
 
 }  // namespace pith::recipes

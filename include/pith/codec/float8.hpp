@@ -99,7 +99,7 @@ struct float8_tile {
   }
 
  private:
-  static constexpr int step = along_tokens ? Channels : 1;  // elements between neighbours of a group
+  static constexpr int step = along_tokens ? Channels : 1;   // elements between neighbours of a group
   static constexpr float tiny = 0x1p-100f, huge = 0x1p125f;  // as in integer_tile
 
   PITH_HD static constexpr std::int64_t group_at(int g, int lane) noexcept {
@@ -151,7 +151,8 @@ struct float8_tile<T, ungrouped, Scale, Channels, PageTokens, Use> {
   PITH_HD static constexpr void encode(float const* rows, std::byte* out) noexcept {
     for (std::int64_t i = 0; i < bytes; ++i) out[i] = std::byte{0};
     for (int token = 0; token < tokens; ++token)
-      for (int channel = 0; channel < Channels; ++channel) layout::set(out, token, channel, float8_code<T>(rows[token * Channels + channel]));
+      for (int channel = 0; channel < Channels; ++channel)
+        layout::set(out, token, channel, float8_code<T>(rows[token * Channels + channel]));
   }
   PITH_HD static constexpr void decode(std::byte const* in, float* rows) noexcept {
     for (int token = 0; token < tokens; ++token)
@@ -175,7 +176,8 @@ consteval bool check_float8() {
   } else if constexpr (std::is_same_v<Group, ungrouped>) {
     return true;
   } else if constexpr (!is_grouping<Group>) {
-    static_assert(is_grouping<Group>, "[pith] float8<T, Group>: Group says who shares a scale. Fix: per_token<64>, or float8<T> for no scale.");
+    static_assert(is_grouping<Group>,
+                  "[pith] float8<T, Group>: Group says who shares a scale. Fix: per_token<64>, or float8<T> for no scale.");
     return false;
   } else if constexpr (!scale_scalar<Scale>) {
     static_assert(scale_scalar<Scale>, "[pith] float8<T, Group, Scale>: Scale is bf16, f16, float or e8m0. Fix: bf16.");
@@ -197,7 +199,8 @@ struct float8_binding<true, T, Group, Scale, Channels, PageTokens, Use> {
 template <class T, class Group = ungrouped, class Scale = bf16>
 struct float8 {
   template <int Channels, int PageTokens, use Use>
-  using bind = typename float8_binding<check_float8<T, Group, Scale, Channels, PageTokens>(), T, Group, Scale, Channels, PageTokens, Use>::type;
+  using bind =
+      typename float8_binding<check_float8<T, Group, Scale, Channels, PageTokens>(), T, Group, Scale, Channels, PageTokens, Use>::type;
 };
 
 // OCP's MXFP8: a power of two for every 32 channels.

@@ -12,10 +12,10 @@
 //   bits  31..28 27..24 23..20 19..16 15..12 11..8  7..4   3..0
 //   4 bit  p+7    p+6    p+5    p+4    p+3    p+2    p+1    p        even fields: word & 0x0f0f0f0f, odd: word >> 4 & 0x0f0f0f0f
 //
-// 3, 5, 6 and 7 bits are planes, low bits first: 2 + 1, 4 + 1, 4 + 2, 4 + 2 + 1. The first plane lies as above; the higher ones follow, 32 / w
-// codes of w bits to a word, in the order in which the first plane's codes come out of their words. Step n = 0, 1, ... of a lane takes four
-// codes of a first-plane word, one from each byte b; their bits of a higher plane are bits 8b + w k .. of its word n / (8/w), k = n % (8/w),
-// so that one shift lines all planes up byte by byte:
+// 3, 5, 6 and 7 bits are planes, low bits first: 2 + 1, 4 + 1, 4 + 2, 4 + 2 + 1. The first plane lies as above; the higher ones follow,
+// 32 / w codes of w bits to a word, in the order in which the first plane's codes come out of their words. Step n = 0, 1, ... of a lane
+// takes four codes of a first-plane word, one from each byte b; their bits of a higher plane are bits 8b + w k .. of its word n / (8/w),
+// k = n % (8/w), so that one shift lines all planes up byte by byte:
 //
 //   3 bit   codes p = 16W + 4b + s    step n = 4W + s    high bit: word p / 32, bit 8b + 4(W % 2) + s
 //   6 bit   codes p =  8W + 2b + s    step n = 2W + s    high two: word p / 16, bits 8b + 2(2(W % 2) + s) and the next
@@ -31,7 +31,9 @@ namespace pith {
 
 // Bits of a code in the first plane.
 template <int Bits>
-inline constexpr int first_plane = Bits == 3 ? 2 : Bits > 4 && Bits < 8 ? 4 : Bits;
+inline constexpr int first_plane = Bits == 3              ? 2
+                                   : Bits > 4 && Bits < 8 ? 4
+                                                          : Bits;
 
 template <int Bits, int Channels, int Tokens, use Use>
 struct word_layout {

@@ -4,8 +4,8 @@
 //   e4m3  sign 1, exponent 4 (bias 7),  mantissa 3    largest 448, smallest 2^-9;    no infinity, NaN is 0x7f and 0xff
 //   e5m2  sign 1, exponent 5 (bias 15), mantissa 2    largest 57344, smallest 2^-16; infinity 0x7c, NaN above: the upper half of an f16
 //
-// from_float gives NaN (e4m3) or infinity (e5m2) from half a unit above the largest on; from_float_saturated gives the largest, and zero for
-// NaN. Integer arithmetic only, as in core/scalar.hpp.
+// from_float gives NaN (e4m3) or infinity (e5m2) from half a unit above the largest on; from_float_saturated gives the largest, and zero
+// for NaN. Integer arithmetic only, as in core/scalar.hpp.
 // from    Micikevicius et al., FP8 Formats for Deep Learning, 2022; OCP 8-bit Floating Point Specification, 2023
 #pragma once
 
