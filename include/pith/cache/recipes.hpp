@@ -10,6 +10,7 @@
 #include "pith/codec/float8.hpp"
 #include "pith/codec/hadamard.hpp"
 #include "pith/codec/integer.hpp"
+#include "pith/codec/permute.hpp"
 
 namespace pith::recipes {
 
@@ -66,6 +67,14 @@ using rotated2 = rotated<HeadDim, 2>;
 template <int HeadDim, int Bits, int Group = 32, class Accuracy = integer_accuracy>
 struct block_float_cache
     : kv_cache<head_dim<HeadDim>, keys<block_float<Bits, per_token<Group>>>, values<block_float<Bits, per_token<Group>>>,
+               pith::raw<first<4>, last<32>>, pith::accuracy<Accuracy>> {};
+
+// Accurate Block Quantization: the keys' channels sorted by calibrated size first, so that outlier channels share exponents with each other.
+// from     Trukhanov and Soloveychik, 2024 (K-sort). A permutation for each (layer, KV head): permutation<HeadDim>::descending(norms)
+// differs  sorted when a tile is sealed and when a query comes, not in the weights; values are not sorted
+template <int HeadDim, int Bits = 4, int Group = 32, class Accuracy = integer_accuracy>
+struct accurate_block
+    : kv_cache<head_dim<HeadDim>, keys<pipe<permute, block_float<Bits, per_token<Group>>>>, values<block_float<Bits, per_token<Group>>>,
                pith::raw<first<4>, last<32>>, pith::accuracy<Accuracy>> {};
 
 // The plain FP8 cache: every number as an 8-bit float, no scales; T e4m3 or e5m2. With a Group (per_token<64>) the maximum of a group becomes
