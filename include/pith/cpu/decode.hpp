@@ -123,7 +123,7 @@ struct decode_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens
   // A block of use::dot: words of a token are neighbours after the transposition, the high plane's behind the others.
   template <storage_scalar T>
   static void token_rows(std::byte const* block, int b, group_values const& p, T* rows, std::int64_t stride) {
-    constexpr int words = layout::words + layout::high_words;
+    constexpr int words = layout::words_before(layout::planes);
     alignas(64) std::byte row[block_tokens][4 * words];
     simd::transpose<words, block_tokens>(block, 4 * block_tokens, row[0], 4 * words);
     for (int t = 0; t < block_tokens; ++t)
