@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Toolchain file: Debian's cross compiler for PITH_CROSS (a GNU triple), programs run under qemu as PITH_QEMU_CPU.
-# Headers that are the same everywhere, Catch2's and xsimd's, are the host's, seen through a folder of their own: /usr/include as a whole
+# Headers that are the same everywhere, Catch2's, xsimd's and Eigen's, are the host's, seen through a folder of their own: /usr/include as a whole
 # would bring the host's C library along.
 set(PITH_CROSS aarch64-linux-gnu CACHE STRING "GNU triple of the machine to compile for")
 set(PITH_QEMU_CPU "" CACHE STRING "Processor that qemu shows to the programs; empty: qemu's own choice")
@@ -21,7 +21,7 @@ set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
 set(CMAKE_FIND_ROOT_PATH_MODE_PACKAGE ONLY)
 
 set(shared_headers ${CMAKE_BINARY_DIR}/host_headers)
-foreach(package catch2 xsimd)
+foreach(package catch2 xsimd eigen3)
   find_path(folder_of_${package} ${package} PATHS /usr/include /usr/local/include NO_DEFAULT_PATH NO_CMAKE_FIND_ROOT_PATH)
   if(folder_of_${package} AND NOT EXISTS ${shared_headers}/${package})
     file(MAKE_DIRECTORY ${shared_headers})
@@ -29,8 +29,10 @@ foreach(package catch2 xsimd)
   endif()
 endforeach()
 set(PITH_XSIMD_INCLUDE_DIR ${shared_headers} CACHE PATH "Folder that holds xsimd/xsimd.hpp")
-set(Catch2_DIR ${shared_headers} CACHE PATH "Folder that holds Catch2Config.cmake")
-file(WRITE ${shared_headers}/Catch2Config.cmake [[
-add_library(Catch2::Catch2 INTERFACE IMPORTED)
-set_target_properties(Catch2::Catch2 PROPERTIES INTERFACE_INCLUDE_DIRECTORIES ${CMAKE_CURRENT_LIST_DIR})
-]])
+foreach(package "Catch2;Catch2::Catch2;." "Eigen3;Eigen3::Eigen;eigen3")
+  list(POP_FRONT package name target folder)
+  set(${name}_DIR ${shared_headers} CACHE PATH "Folder that holds ${name}Config.cmake")
+  file(WRITE ${shared_headers}/${name}Config.cmake "add_library(${target} INTERFACE IMPORTED)
+set_target_properties(${target} PROPERTIES INTERFACE_INCLUDE_DIRECTORIES ${shared_headers}/${folder})
+")
+endforeach()

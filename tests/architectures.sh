@@ -12,7 +12,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 . cmake/packages.sh
-required="cmake ninja-build g++ catch2 libxsimd-dev g++-aarch64-linux-gnu g++-s390x-linux-gnu qemu-user-static"
+required="cmake ninja-build g++ catch2 libxsimd-dev libeigen3-dev g++-aarch64-linux-gnu g++-s390x-linux-gnu qemu-user-static"
 optional="ccache"
 install_packages || exit 1
 
