@@ -32,8 +32,10 @@
 #define PITH_ISA isa_avx512
 #elif defined(__AVXVNNI__)
 #define PITH_ISA isa_avx2_vnni
-#elif defined(__AVX2__) && defined(__FMA__)
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define PITH_ISA isa_avx2
+#elif defined(__AVX2__) && defined(__FMA__)
+#define PITH_ISA isa_avx2_no_f16c
 #elif defined(__AVX2__)
 #define PITH_ISA isa_avx2_no_fma
 #elif defined(__AVX__)
