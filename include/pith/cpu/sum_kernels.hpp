@@ -32,14 +32,27 @@ inline constexpr bool rounds_weights = [] {
 template <class Storage, class F>
 PITH_INLINE void for_each_outlier(std::byte const* tile, F f) {
   using value_type = typename Storage::value_type;
-  for (int at = 0; at < Storage::entries * Storage::vectors; at += simd::width) {
-    float value[simd::width];
-    simd::store(value, simd::load_scalars<value_type>(tile + at * static_cast<std::int64_t>(sizeof(value_type))));
-    for (int i = 0; i < simd::width; ++i) {
-      int const place = static_cast<int>(tile[Storage::place_at + at + i]), vector = (at + i) % Storage::vectors;
-      if (place < Storage::length) f(Storage::token_of(vector, place), Storage::channel_of(vector, place), value[i]);
+  for (int entry = 0; entry < Storage::entries; ++entry)
+    for (int first = 0; first < Storage::vectors; first += simd::width) {  // vectors side by side
+      std::byte const* const place = tile + Storage::place_at + entry * Storage::vectors + first;
+      float value[simd::width];
+      simd::store(value, simd::load_scalars<value_type>(tile + (entry * Storage::vectors + first) * static_cast<std::int64_t>(sizeof(value_type))));
+      int const token = Storage::token_of(first, 0), channel = Storage::channel_of(first, 0);
+      PITH_UNROLL for (int i = 0; i < simd::width; ++i) {
+        int const at = static_cast<int>(place[i]);
+        if (at >= Storage::length) continue;
+        if constexpr (Storage::along_tokens)
+          f(token + at, channel + i, value[i]);
+        else
+          f(token + i, channel + at, value[i]);
+      }
     }
-  }
+}
+
+// Vector stores: for a kilobyte, faster than what compilers make of = {}.
+template <int Count>
+PITH_INLINE void clear(float* to) {
+  for (int i = 0; i < Count; i += simd::width) simd::store(to + i, simd::all(0));
 }
 
 // The sums of M rows of weights.
@@ -70,7 +83,8 @@ struct dot_kernel<outlier_tile<Which, Group, Leave, Value, Channels, PageTokens>
   }
 
   static void run(std::byte const* tile, query const& q, float* scores, int stride) {
-    float sum[storage::tokens][M] = {};
+    alignas(64) float sum[storage::tokens][M];
+    clear<storage::tokens * M>(sum[0]);
     for_each_outlier<storage>(tile, [&](int token, int channel, float value) {
       PITH_UNROLL for (int m = 0; m < M; ++m) sum[token][m] += value * q.value[channel][m];
     });
@@ -86,14 +100,9 @@ struct mix_kernel<outlier_tile<Which, Group, Leave, Value, Channels, PageTokens>
   static constexpr int groups = 1;
 
   static void run(std::byte const* tile, float const* weights, int stride, float* sums, float* used) {
-    float weight[storage::tokens][M], sum[Channels][M] = {};
-    for (int t = 0; t < storage::tokens; ++t)
-      for (int m = 0; m < M; ++m) weight[t][m] = weights[m * stride + t];
     for_each_outlier<storage>(tile, [&](int token, int channel, float value) {
-      PITH_UNROLL for (int m = 0; m < M; ++m) sum[channel][m] += value * weight[token][m];
+      PITH_UNROLL for (int m = 0; m < M; ++m) sums[m * Channels + channel] += value * weights[m * stride + token];
     });
-    for (int m = 0; m < M; ++m)
-      for (int c = 0; c < Channels; ++c) sums[m * Channels + c] += sum[c][m];
     sum_weights<storage::tokens, M>(weights, stride, used);
   }
 };
@@ -244,7 +253,8 @@ struct mix_kernel<sum_tile<First, Rest...>, Accuracy, M> {
     sum_weights<storage::tokens, M>(weights, stride, exact);
     if constexpr (in_integers) {
       run_stage<rounding, Accuracy>(tile, weights, stride, sums, used);
-      alignas(64) float others[M * channels] = {};
+      alignas(64) float others[M * channels];
+      clear<M * channels>(others);
       run_others<0>(tile, weights, stride, others);
       constexpr int group = channels / groups;
       for (int m = 0; m < M; ++m)
