@@ -2,7 +2,7 @@
 // Runs the registered Google Benchmarks and prints one table: value, fraction of the machine's measured floor, ratio to a baseline, error.
 //
 // A benchmark's name is "bench/case". Its counters: packed_bytes (that one iteration must read), values (numbers it stands for), error
-// (relative, of its result). Its label is the full name of its baseline. Repetitions run interleaved; medians are shown.
+// (relative, of its result), flops (or none). Its label is the full name of its baseline. Repetitions run interleaved; medians are shown.
 // Arguments: --json FILE (appends to an array that is already there), --filter TEXT, --repetitions N.
 #pragma once
 
@@ -20,7 +20,7 @@ namespace bench {
 
 struct row {
   std::string name, baseline;
-  double seconds = 0, packed_bytes = 0, values = 0, error = 0;
+  double seconds = 0, packed_bytes = 0, values = 0, error = 0, flops = 0;
   int threads = 1;
   std::int64_t order = 0;  // of registration
 };
@@ -47,6 +47,7 @@ class collector : public benchmark::BenchmarkReporter {
       r.packed_bytes = counter("packed_bytes");
       r.values = counter("values");
       r.error = counter("error");
+      r.flops = counter("flops");
       r.threads = std::max(1, static_cast<int>(counter("threads")));
       r.order = run.family_index;
       rows.push_back(r);
@@ -82,13 +83,19 @@ inline int run(int argc, char** argv, char const* title) {
   std::stable_sort(seen.rows.begin(), seen.rows.end(), [](row const& a, row const& b) { return a.order < b.order; });
   std::map<std::string, double> seconds;
   for (row const& r : seen.rows) seconds[r.name] = r.seconds;
-  std::printf("%s\n%s of this run, one thread: %.1f GB/s\n\n%-52s %12s %9s %9s %9s  %s\n", title, floor_name, read_bandwidth / 1e9, "benchmark", "us", "GB/s",
-              "of floor", "ratio", "error");
+  std::printf("%s
+%s of this run, one thread: %.1f GB/s
+
+%-52s %12s %9s %9s %9s  %-9s %s
+", title, floor_name, read_bandwidth / 1e9, "benchmark", "us", "GB/s",
+              "of floor", "ratio", "error", "GFLOP/s");
   std::string out;
   for (row const& r : seen.rows) {
     double const bytes_per_second = r.packed_bytes / r.seconds, floor = read_bandwidth > 0 ? bytes_per_second / read_bandwidth : 0;
     double const ratio = seconds.count(r.baseline) ? seconds[r.baseline] / r.seconds : 0;
-    std::printf("%-52s %12.2f %9.2f %8.1f%% %8.2fx  %.2e\n", r.name.c_str(), r.seconds * 1e6, bytes_per_second / 1e9, 100 * floor, ratio, r.error);
+    std::printf("%-52s %12.2f %9.2f %8.1f%% %8.2fx  %.2e", r.name.c_str(), r.seconds * 1e6, bytes_per_second / 1e9, 100 * floor, ratio, r.error);
+    if (r.flops > 0) std::printf("  %8.1f", r.flops / r.seconds / 1e9);
+    std::printf("\n");
     char line[1024];
     std::size_t const slash = r.name.find('/');
     std::snprintf(line, sizeof line,

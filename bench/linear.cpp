@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products with packed weights: y = W x for batches of 1, 4 and 16 rows of bf16, f32 outputs, one thread.
+//
+// Weights are streamed from memory: at least 512 MB of matrices are visited in turn. The floor is the packed bytes of one matrix at the read
+// bandwidth measured by this program; the program also measures what one core can multiply. The error is the relative difference of y from
+// a product in double over the numbers before they were packed (gaussian weights); the baseline is the same shape in bf16.
+#include <cmath>
+#include <random>
+
+#include "pith/pith.hpp"
+#include "support/machine.hpp"
+#include "support/report.hpp"
+
+namespace {
+
+constexpr std::int64_t streamed = 512 << 20;
+
+std::vector<float> numbers(std::int64_t count, unsigned seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> x(static_cast<std::size_t>(count));
+  for (float& one : x) one = normal(random);
+  return x;
+}
+
+std::vector<pith::bf16> queries(std::int64_t count, unsigned seed) {
+  std::vector<pith::bf16> x;
+  for (float const one : numbers(count, seed)) x.push_back(pith::from_float<pith::bf16>(one));
+  return x;
+}
+
+// One arena for all cases: its pages are touched once, not by every benchmark.
+std::span<std::byte> arena() {
+  constexpr std::int64_t size = streamed + (256 << 20);
+  static std::byte* const memory = bench::huge(size);
+  return {memory, static_cast<std::size_t>(size)};
+}
+
+template <class Matrix, bool Transposed, class Accuracy>
+pith::status product(Matrix const& w, std::vector<pith::bf16> const& x, std::vector<float>& out, std::vector<std::byte>& scratch, std::int64_t batch) {
+  pith::matrix_view<pith::bf16 const> const in(x.data(), {batch, Transposed ? w.rows() : w.columns()});
+  pith::matrix_view<float> const to(out.data(), {batch, Transposed ? w.columns() : w.rows()});
+  if constexpr (Transposed)
+    return w.template multiply_transposed<Accuracy>(in, to, scratch);
+  else
+    return w.template multiply<Accuracy>(in, to, scratch);
+}
+
+template <class Matrix, bool Transposed, class Accuracy>
+std::vector<std::byte> scratch_of(Matrix const& w, std::int64_t batch) {
+  return std::vector<std::byte>(static_cast<std::size_t>(Transposed ? w.template transposed_scratch_bytes<Accuracy>(batch) : w.template scratch_bytes<Accuracy>(batch)));
+}
+
+// Relative error of y against double precision over unpacked numbers; 512 x 4096, 4 rows of x.
+template <class Matrix, bool Transposed, class Accuracy>
+double output_error() {
+  constexpr std::int64_t rows = Transposed ? 4096 : 512, columns = Transposed ? 512 : 4096, inputs = 4096, outputs = 512, batch = 4;
+  auto const weights = numbers(rows * columns, 5);
+  auto const x = queries(batch * inputs, 6);
+  auto const w = Matrix::pack(pith::matrix_view<float const>(weights.data(), {rows, columns}));
+  if (!w) return -1;
+  std::vector<float> out(static_cast<std::size_t>(batch * outputs));
+  auto scratch = scratch_of<Matrix, Transposed, Accuracy>(w.value(), batch);
+  if (!product<Matrix, Transposed, Accuracy>(w.value(), x, out, scratch, batch)) return -1;
+  double off = 0, size = 0;
+  for (std::int64_t i = 0; i < batch; ++i)
+    for (std::int64_t o = 0; o < outputs; ++o) {
+      double right = 0;
+      for (std::int64_t k = 0; k < inputs; ++k)
+        right += static_cast<double>(weights[static_cast<std::size_t>(Transposed ? k * columns + o : o * columns + k)]) * pith::to_float(x[static_cast<std::size_t>(i * inputs + k)]);
+      double const made = out[static_cast<std::size_t>(i * outputs + o)];
+      off += (made - right) * (made - right);
+      size += right * right;
+    }
+  return std::sqrt(off / size);
+}
+
+// As many matrices of one shape as fill the arena's first `streamed` bytes. Row blocks repeat after 256 rows.
+template <class Matrix>
+struct matrices {
+  std::int64_t rows, columns, bytes = Matrix::bound_bytes(rows, columns), count = (streamed + bytes - 1) / bytes;
+
+  bool fill() const {
+    constexpr std::int64_t different = 256;
+    std::int64_t const part = Matrix::bound_bytes(different, columns);
+    static auto const sample = Matrix::pack(pith::matrix_view<float const>(numbers(different * columns, 1).data(), {different, columns}));
+    if (!sample || count * bytes > static_cast<std::int64_t>(arena().size())) return false;
+    for (std::int64_t at = 0; at < count * bytes; at += part)
+      std::memcpy(arena().data() + at, sample.value().bytes().data(), static_cast<std::size_t>(std::min(part, count * bytes - at)));
+    return true;
+  }
+  auto matrix(std::int64_t i) const { return Matrix::open(arena().subspan(static_cast<std::size_t>(i % count * bytes), static_cast<std::size_t>(bytes)), rows, columns); }
+};
+
+template <class Codec, class Accuracy, pith::use Use = pith::use::dot>
+void add(std::string const& name) {
+  constexpr bool transposed = Use == pith::use::mix;
+  using matrix = pith::packed_matrix<Codec, Use>;
+  std::string const bench = transposed ? "linear_transposed/" : "linear/";
+  for (std::int64_t const rows : {4096, 14336}) {
+    if (transposed && rows != 4096) continue;
+    for (std::int64_t const batch : {1, 4, 16}) {
+      std::int64_t const columns = 4096, inputs = transposed ? rows : columns, outputs = transposed ? columns : rows;
+      std::string const suffix = "/" + std::to_string(rows) + "x" + std::to_string(columns) + "/batch_" + std::to_string(batch);
+      benchmark::RegisterBenchmark((bench + name + suffix).c_str(), [=](benchmark::State& state) {
+        static double const error = output_error<matrix, transposed, Accuracy>();
+        matrices<matrix> const all{rows, columns};
+        if (!all.fill()) return state.SkipWithError("the arena is too small");
+        auto const x = queries(batch * inputs, 9);
+        std::vector<float> out(static_cast<std::size_t>(batch * outputs));
+        auto scratch = scratch_of<matrix, transposed, Accuracy>(all.matrix(0).value(), batch);
+        std::int64_t i = 0;
+        for (auto _ : state) {
+          auto const w = all.matrix(i++);
+          if (!w || !product<matrix, transposed, Accuracy>(w.value(), x, out, scratch, batch)) state.SkipWithError("a product failed");
+          benchmark::ClobberMemory();
+        }
+        state.SetLabel(bench + "bf16" + suffix);
+        state.counters["packed_bytes"] = static_cast<double>(all.bytes);
+        state.counters["values"] = static_cast<double>(rows * columns);
+        state.counters["flops"] = 2.0 * static_cast<double>(rows * columns * batch);
+        state.counters["error"] = error;
+      })->UseRealTime()->MinTime(0.15)->Unit(benchmark::kMicrosecond);
+    }
+  }
+}
+
+// Operations per second of sixteen independent chains, the lower quartile of the times of fifteen passes.
+template <class Vector, class Step>
+double peak(double operations, Step step) {
+  std::vector<double> seconds;
+  for (int pass = 0; pass < 15; ++pass) {
+    Vector acc[16];
+    for (int j = 0; j < 16; ++j) acc[j] = Vector(j);  // chains that a compiler cannot take for one
+    double const start = bench::now();
+    constexpr int rounds = 300000;
+    for (int i = 0; i < rounds; ++i) {
+      PITH_UNROLL for (int j = 0; j < 16; ++j) acc[j] = step(acc[j]);
+      benchmark::ClobberMemory();  // the factors are read again: nothing is known about their product
+    }
+    seconds.push_back((bench::now() - start) / rounds);
+    Vector total = acc[0];
+    for (int j = 1; j < 16; ++j) total = total + acc[j];
+    benchmark::DoNotOptimize(total);
+  }
+  std::nth_element(seconds.begin(), seconds.begin() + 3, seconds.end());
+  return 16 * pith::simd::width * operations / seconds[4];
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  using namespace pith;
+  bench::pin();
+  bench::read_bandwidth = bench::measure_read_bandwidth(1 << 30);
+  simd::u32v ones(0x01010101u);
+  simd::f32v one = simd::all(1.0f);
+  asm volatile("" : "+m"(ones), "+m"(one));
+  std::printf("one core multiplies and adds: 8 bit %.0f Gop/s, bf16 pairs %.0f GFLOP/s, f32 %.0f GFLOP/s\n", peak<simd::i32v>(8, [&](simd::i32v a) { return simd::dot4<false>(a, ones, ones); }) / 1e9,
+              peak<simd::f32v>(4, [&](simd::f32v a) { return simd::dot2(a, ones, ones); }) / 1e9, peak<simd::f32v>(2, [&](simd::f32v a) { return simd::fma(one, one, a); }) / 1e9);
+  using bf = pith::raw<bf16>;
+  add<bf, integer_accuracy>("bf16");
+  add<int8<per_token<64>, zero::none>, integer_accuracy>("int8");
+  add<int8<per_token<64>, zero::real>, integer_accuracy>("int8_zero");
+  add<int4<per_token<64>, zero::none>, integer_accuracy>("int4");
+  add<int4<per_token<64>, zero::real>, integer_accuracy>("int4_zero");
+  add<int4<per_token<64>, zero::none>, exact_accuracy>("int4_exact");
+  add<int2<per_token<64>, zero::real>, integer_accuracy>("int2_zero");
+  add<pith::pipe<hadamard<64>, int4<per_token<64>, zero::none>>, integer_accuracy>("rotated4");
+  add<bf, exact_accuracy, use::mix>("bf16");
+  add<int4<per_token<64>, zero::none>, integer_accuracy, use::mix>("int4");
+  return bench::run(argc, argv, "Products with packed weights, x in bf16, 1 thread");
+}
