@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rule C7 for the CPU's own encoders: the bytes of the scalar codecs under every set of flags, from rows of every type.
+// Rule C7 for the CPU's own encoders: the bytes of the scalar codecs under every set of flags.
 #include <cstdio>
 #include <cstring>
 
@@ -22,7 +22,7 @@ void encode(pith_test::input const& x, pith_test::digest& bytes) {
   std::vector<std::byte> made(static_cast<std::size_t>(Tile::bytes)), expected(made);
   pith::tile_engine<pith::cpu, Tile>::encode(rows.data(), Tile::channels, made.data());
   Tile::encode(exact.data(), expected.data());
-  if (std::memcmp(made.data(), expected.data(), made.size()) != 0) { ++differences; std::size_t b = 0; while (made[b] == expected[b]) ++b; std::printf("differs: %s, %zu byte rows, byte %zu of %zu: %02x for %02x\n", x.name.c_str(), sizeof(T), b, made.size(), static_cast<unsigned>(made[b]), static_cast<unsigned>(expected[b])); }
+  differences += std::memcmp(made.data(), expected.data(), made.size()) != 0;
   bytes.add(made.data(), made.size());
 }
 
@@ -30,6 +30,7 @@ void encode(pith_test::input const& x, pith_test::digest& bytes) {
 
 int main() {
   pith_test::for_each_tile([]<class Tile>(char const* name) {
+    using rows = std::conditional_t<Tile::storage::used_for == pith::use::dot, float, pith::bf16>;  // each once: it compiles six times
     pith_test::digest bytes;
     auto inputs = pith_test::hard_inputs(Tile::tokens, Tile::channels, 7);
     pith_test::random_bits random(5);
@@ -41,9 +42,7 @@ int main() {
     for (auto& x : inputs) {
       if (keeps_infinity && x.name == "largest floats") continue;
       for (int round = 0; round < (keeps_infinity ? 1 : 2); ++round) {
-        encode<Tile, float>(x, bytes);
-        encode<Tile, pith::bf16>(x, bytes);
-        if (!keeps_infinity) encode<Tile, pith::f16>(x, bytes);
+        encode<Tile, rows>(x, bytes);
         x.rows[17] = pith::bits_float(0x7fc00000u), x.rows[18] = pith::bits_float(0x7f800000u), x.rows[91] = pith::bits_float(0xff800000u);
       }
     }

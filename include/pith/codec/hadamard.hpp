@@ -37,15 +37,8 @@ struct hadamard {
   PITH_HD static constexpr void apply(float* row) noexcept {
     [[maybe_unused]] constexpr bool right = check<Channels>();
     for (int first = 0; first < Channels; first += N) {
-      float* const x = row + first;
-      for (int stride = 1; stride < N; stride *= 2)
-        for (int i = 0; i < N; i += 2 * stride)
-          for (int j = i; j < i + stride; ++j) {
-            float const a = x[j], b = x[j + stride];
-            x[j] = a + b;
-            x[j + stride] = a - b;
-          }
-      for (int i = 0; i < N; ++i) x[i] *= scale;
+      butterflies<1>(row + first);
+      for (int i = 0; i < N; ++i) row[first + i] *= scale;
     }
   }
   template <int Channels>
@@ -54,6 +47,19 @@ struct hadamard {
   }
 
  private:
+  // The stages from Stride on. A stride that is known when compiling lets a stage become vectors.
+  template <int Stride>
+  PITH_HD static constexpr void butterflies(float* x) noexcept {
+    for (int i = 0; i < N; i += 2 * Stride)
+      for (int j = i; j < i + Stride; ++j) {
+        float const a = x[j], b = x[j + Stride];
+        x[j] = a + b;
+        x[j + Stride] = a - b;
+      }
+    if (!std::is_constant_evaluated()) settle(x);  // -ffast-math would reorder the sums of neighbouring stages
+    if constexpr (2 * Stride < N) butterflies<2 * Stride>(x);
+  }
+
   static constexpr float square_root(double x) {
     double root = x;
     for (int i = 0; i < 60; ++i) root = 0.5 * (root + x / root);

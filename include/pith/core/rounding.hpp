@@ -19,8 +19,9 @@ PITH_HD constexpr float div_rn(float a, float b) noexcept {
   return __fdiv_rn(a, b);
 #else
   if (std::is_constant_evaluated()) return a / b;
-  float volatile divisor = b;  // opaque: a constant divisor would become a multiplication under -ffast-math
-  return a / divisor;
+  // Opaque on both sides: under -ffast-math a constant divisor would become a multiplication, and x * (1 / b) would become x / b.
+  float volatile divisor = b, quotient = a / divisor;
+  return quotient;
 #endif
 }
 
