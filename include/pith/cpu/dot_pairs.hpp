@@ -54,22 +54,20 @@ struct linear_dot<raw_tile<bf16, Channels, use::dot, Tokens>, Accuracy, M> {
   };
 
   static void prepare(float const* q, query& out) {
-    bool all_high = true;
-    for (int word = 0; word < words; ++word)
-      for (int m = 0; m < M; ++m) {
-        std::uint32_t high = 0, low = 0;
-        for (int half = 0; half < 2; ++half) {
-          float const x = 2 * word + half < Channels ? q[m * Channels + 2 * word + half] : 0.0f;
-          bf16 const upper = is_finite(x) ? from_float_saturated<bf16>(x) : from_float<bf16>(x);
-          all_high = all_high && (float_bits(to_float(upper)) == float_bits(x) || is_nan(x));
-          high |= static_cast<std::uint32_t>(upper.bits) << (16 * half);
-          if (is_finite(x)) low |= static_cast<std::uint32_t>(from_float<bf16>(x - to_float(upper)).bits) << (16 * half);
+    std::uint32_t low_bits = 0;
+    for (int i = 0; i < M * Channels; ++i) low_bits |= float_bits(q[i]) & 0xffffu;
+    out.passes = low_bits == 0 ? 1 : splits ? 2 : 0;
+    if (out.passes == 0) return plain::prepare(q, out.exact);
+    for (int m = 0; m < M; ++m)
+      for (int word = 0; word < words; ++word) {
+        float const first = q[m * Channels + 2 * word], second = 2 * word + 1 < Channels ? q[m * Channels + 2 * word + 1] : 0.0f;
+        if (out.passes == 1) {
+          out.pair[0][word][m] = float_bits(first) >> 16 | float_bits(second);
+        } else if constexpr (splits) {
+          out.pair[0][word][m] = upper(first).bits | static_cast<std::uint32_t>(upper(second).bits) << 16;
+          out.pair[1][word][m] = lower(first).bits | static_cast<std::uint32_t>(lower(second).bits) << 16;
         }
-        out.pair[0][word][m] = high;
-        if constexpr (splits) out.pair[1][word][m] = low;
       }
-    out.passes = all_high ? 1 : splits ? 2 : 0;
-    if (out.passes == 0) plain::prepare(q, out.exact);
   }
 
   static void run(std::byte const* tile, query const& q, float* scores, int stride) {
@@ -80,6 +78,10 @@ struct linear_dot<raw_tile<bf16, Channels, use::dot, Tokens>, Accuracy, M> {
   }
 
  private:
+  // x = upper + lower to 2^-17; what would round to infinity stays finite, what is not finite has no lower part.
+  static bf16 upper(float x) { return is_finite(x) ? from_float_saturated<bf16>(x) : from_float<bf16>(x); }
+  static bf16 lower(float x) { return from_float<bf16>(is_finite(x) ? x - to_float(upper(x)) : 0.0f); }
+
   template <int Passes>
   static void run_pairs(std::byte const* tile, query const& q, float* scores, int stride) {
     constexpr int vectors = Tokens / simd::width >= 2 ? 2 : 1;
