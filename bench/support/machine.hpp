@@ -4,6 +4,7 @@
 
 #include <sched.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include <algorithm>
 #include <chrono>
@@ -16,6 +17,13 @@
 namespace bench {
 
 inline double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+// The processor time of this thread: what others do on a shared core meanwhile does not count.
+inline double thread_now() {
+  timespec t{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
 
 // Stays on one core, the first that the process may use, so that caches and clocks do not change under a measurement.
 inline void pin() {
@@ -36,14 +44,14 @@ inline std::byte* huge(std::int64_t bytes) {
 }
 
 // Bytes per second of summing `bytes` of memory on one thread: the median of nine passes.
-inline double measure_read_bandwidth(std::int64_t bytes) {
+inline double measure_read_bandwidth(std::int64_t bytes, double (*clock)() = now) {
   std::byte* const memory = huge(bytes);
   if (memory == nullptr) return 0;
   for (std::int64_t i = 0; i < bytes; i += 4096) memory[i] = std::byte{1};
   std::vector<double> seconds;
   std::uint32_t sink = 0;
   for (int pass = 0; pass < 9; ++pass) {
-    double const start = now();
+    double const start = clock();
     pith::simd::u32v sum[8];
     for (auto& s : sum) s = pith::simd::u32v(0u);
     constexpr int step = pith::simd::width * 4;
@@ -54,7 +62,7 @@ inline double measure_read_bandwidth(std::int64_t bytes) {
       s.store_unaligned(lanes);
       for (std::uint32_t lane : lanes) sink += lane;
     }
-    seconds.push_back(now() - start);
+    seconds.push_back(clock() - start);
   }
   std::nth_element(seconds.begin(), seconds.begin() + 4, seconds.end());
   munmap(memory, static_cast<std::size_t>(bytes));
