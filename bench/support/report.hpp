@@ -27,6 +27,7 @@ struct row {
 
 inline double read_bandwidth = 0;  // bytes per second, measured by the program before its benchmarks
 inline char const* floor_name = "read bandwidth";
+inline bool processor_time = false;  // instead of wall time: what one thread does in its cache, whoever else uses the core
 
 class collector : public benchmark::BenchmarkReporter {
  public:
@@ -43,7 +44,7 @@ class collector : public benchmark::BenchmarkReporter {
       row r;
       r.name = run.run_name.function_name;
       r.baseline = run.report_label;
-      r.seconds = run.GetAdjustedRealTime() / benchmark::GetTimeUnitMultiplier(run.time_unit);
+      r.seconds = (processor_time ? run.GetAdjustedCPUTime() : run.GetAdjustedRealTime()) / benchmark::GetTimeUnitMultiplier(run.time_unit);
       r.packed_bytes = counter("packed_bytes");
       r.values = counter("values");
       r.error = counter("error");

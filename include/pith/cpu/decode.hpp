@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // decode on the CPU: the numbers of Tile::decode, rounded to f32, bf16 or f16 rows.
 //
-// Lanes run over channels: the words of a use::dot block are transposed first, while they are still packed. Where a scale belongs to a token
-// and codes have at most 4 bits, the 16 numbers of its group are computed and rounded once, and a code is looked up.
+// Lanes run over channels: the words of a use::dot block are transposed first, while they are still packed. Where a scale belongs to a
+// token and codes have at most 4 bits, the 16 numbers of its group are computed and rounded once, and a code is looked up.
 //
 // zero::real multiplies and adds, which compilers fuse where they can. With f16 scales a product of a code and a scale is exact and
 // fusing changes nothing; with others the lanes go through the codec's own times_plus().
 //
-// cost    AVX-512, 16 numbers to bf16: 4 bit per token 2 instructions and a store (mix), 3 and a store (dot); 8 bit 5 and a store
+// cost    AVX-512, bf16, 16 numbers: 4 bit per token a shift and a look-up (mix), a permutation more (dot), beside narrowing and storing;
+//         8 bit a mask, a conversion, a multiply-add
 #pragma once
 
 #include "pith/codec/integer.hpp"
@@ -109,8 +110,15 @@ struct decode_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens
       if constexpr (tabled)
         simd::store_bits(to, simd::lookup(table, code));
       else
-        simd::store_numbers<T, normal>(to, number(code & simd::u32v(static_cast<std::uint32_t>(tile::top)), scale, low));
+        simd::store_numbers<T, normal>(to, number(code & top_bits(), scale, low));
     }
+    PITH_INLINE void put(T* to, simd::u32v a, simd::u32v b) const {
+      if constexpr (tabled)
+        simd::store_bits(to, simd::lookup(table, a), simd::lookup(table, b));
+      else
+        simd::store_numbers<T, normal>(to, number(a & top_bits(), scale, low), number(b & top_bits(), scale, low));
+    }
+    PITH_INLINE static simd::u32v top_bits() { return simd::u32v(static_cast<std::uint32_t>(tile::top)); }
   };
   static constexpr struct high_bit_table {
     std::uint32_t at[32];
@@ -129,15 +137,18 @@ struct decode_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens
     for (int t = 0; t < block_tokens; ++t)
       for (int g = 0; g < Channels; g += part) {
         row_part<T> const values(p, b * block_tokens + t, g);
-        for (int c = g; c < g + part; c += width) {
-          simd::u32v code = simd::fields_of<layout::plane_bits>(row[t], c);
-          if constexpr (Bits == 3) {
-            std::uint32_t const high = load_le<std::uint32_t>(row[t] + 4 * (layout::words + c / 32));
-            code = (code & simd::u32v(3u)) | ((simd::shifted_right(high, high_bits.at + c % 32) & simd::u32v(1u)) << 2);
-          }
-          values.put(rows + t * stride + c, code);
-        }
+        T* const to = rows + t * stride;
+        if constexpr (part % (2 * width) == 0)
+          for (int c = g; c < g + part; c += 2 * width) values.put(to + c, code_of(row[t], c), code_of(row[t], c + width));
+        else
+          for (int c = g; c < g + part; c += width) values.put(to + c, code_of(row[t], c));
       }
+  }
+  PITH_INLINE static simd::u32v code_of(std::byte const* row, int channel) {
+    simd::u32v const code = simd::fields_of<layout::plane_bits>(row, channel);
+    if constexpr (Bits != 3) return code;
+    std::uint32_t const high = load_le<std::uint32_t>(row + 4 * (layout::words + channel / 32));
+    return (code & simd::u32v(3u)) | ((simd::shifted_right(high, high_bits.at + channel % 32) & simd::u32v(1u)) << 2);
   }
 
   // A block of use::mix: the fields of a word are tokens.

@@ -8,8 +8,8 @@
 // constant; a word adds up its shifted fields and takes all the constants off at the end.
 //
 // bytes   those of Tile::encode, under every flag: no product feeds a sum, minimum and maximum compare integers (core/rounding.hpp)
-// cost    4 bit, per token, zero::real, bf16, for `width` numbers: dot 15 vector instructions (2 transpose, 5 range, 8 code), one third of
-//         them less for zero::none. A tile that holds NaN, infinity or a number beyond 2^125 goes through Tile::encode.
+// cost    4 bit, per token, zero::real, bf16, for `width` numbers: 15 vector instructions (2 transpose, 5 range, 8 code), 4 fewer for
+//         zero::none. A tile that holds NaN, infinity or a number beyond 2^125 goes through Tile::encode.
 #pragma once
 
 #include "pith/codec/integer.hpp"
@@ -188,7 +188,7 @@ struct encode_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens
     x = x * value_of(p.inverse, index);
     simd::f32v shift = simd::all(0.0f);
     if constexpr (Zero == zero::integer) shift = value_of(p.shift, index);
-    constexpr float least = Zero == zero::none ? 1.0f - tile::middle : 0.0f, most = static_cast<float>(Zero == zero::none ? tile::middle - 1 : tile::top);
+    constexpr float least = Zero == zero::none ? 1.0f - tile::middle : 0.0f, most = static_cast<float>(tile::top - offset);
     x = simd::min(simd::max(x, simd::all(least) - shift), simd::all(most) - shift);
     simd::u32v const sum = simd::as_words(x + simd::all(12582912.0f + static_cast<float>(offset)));
     if constexpr (Zero == zero::integer) {

@@ -94,6 +94,36 @@ PITH_INLINE void store_numbers(T* to, f32v x) {
   store_bits(to, bits_of<T>(x));
 }
 
+// Two vectors into neighbouring numbers of a row.
+template <storage_scalar T>
+PITH_INLINE void store_bits(T* to, u32v a, u32v b) {
+#if defined(__AVX512BW__) && !defined(PITH_NO_SIMD)
+  if constexpr (sizeof(T) == 2) {
+    alignas(64) static constexpr struct even_halves {
+      std::uint16_t at[32];
+      constexpr even_halves() : at{} {
+        for (int i = 0; i < 32; ++i) at[i] = static_cast<std::uint16_t>(2 * i);
+      }
+    } even{};
+    _mm512_storeu_si512(to, _mm512_permutex2var_epi16(a, _mm512_load_si512(even.at), b));
+    return;
+  }
+#endif
+  store_bits(to, a);
+  store_bits(to + width, b);
+}
+template <storage_scalar T, bool Normal = false>
+PITH_INLINE void store_numbers(T* to, f32v a, f32v b) {
+#if defined(__AVX512BF16__) && !defined(PITH_NO_SIMD)
+  if constexpr (std::is_same_v<T, bf16> && Normal) {
+    __m512bh const rounded = _mm512_cvtne2ps_pbh(b, a);
+    std::memcpy(to, &rounded, sizeof rounded);
+    return;
+  }
+#endif
+  store_bits(to, bits_of<T>(a), bits_of<T>(b));
+}
+
 // Both halves of every word as T, NaN made quiet.
 template <storage_scalar T>
 PITH_INLINE u32v quieted(u32v words) {

@@ -18,7 +18,8 @@ template <int Rows, int Columns>
 PITH_INLINE void transpose_block(std::byte const* from, std::int64_t from_stride, std::byte* to, std::int64_t to_stride) {
   constexpr auto row_mask = static_cast<__mmask16>((1u << Rows) - 1), column_mask = static_cast<__mmask16>((1u << Columns) - 1);
   __m512i a[16], b[16];
-  PITH_UNROLL for (int r = 0; r < 16; ++r) a[r] = r < Rows ? _mm512_maskz_loadu_epi32(column_mask, from + r * from_stride) : _mm512_setzero_si512();
+  PITH_UNROLL for (int r = 0; r < 16; ++r)
+    a[r] = r < Rows ? _mm512_maskz_loadu_epi32(column_mask, from + r * from_stride) : _mm512_setzero_si512();
   PITH_UNROLL for (int r = 0; r < 16; r += 2) {
     b[r] = _mm512_unpacklo_epi32(a[r], a[r + 1]);
     b[r + 1] = _mm512_unpackhi_epi32(a[r], a[r + 1]);
