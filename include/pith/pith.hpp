@@ -21,4 +21,5 @@
 #include "pith/cpu/attention.hpp"
 #include "pith/cpu/linear.hpp"
 #include "pith/cpu/paged_attention.hpp"
+#include "pith/cpu/tile_engine.hpp"
 #include "pith/linear/packed_matrix.hpp"

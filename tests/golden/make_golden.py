@@ -47,7 +47,7 @@ def store(x, scale):
 def quantize(values, bits, zero, scale):
     """One group: codes, stored scale, stored zero (or None)."""
     finite = values[np.isfinite(values)]
-    low, high = (finite.min(), finite.max()) if finite.size else (F32(0), F32(0))
+    low, high = (finite.min() + F32(0), finite.max()) if finite.size else (F32(0), F32(0))  # + 0: a minimum of zero is +0
     top, middle = (1 << bits) - 1, 1 << (bits - 1)
     offset, shift, least = F32(0), 0, 0
     stored_zero = None
