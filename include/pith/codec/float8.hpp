@@ -58,6 +58,11 @@ struct float8_tile {
     float smallest, largest;  // finite range of the group
   };
 
+  PITH_HD static constexpr std::int64_t parameter_index(int token, int channel) noexcept {
+    return along_tokens ? static_cast<std::int64_t>(token / group) * group_lanes + channel
+                        : static_cast<std::int64_t>(channel / group) * group_lanes + token;
+  }
+
   PITH_HD static constexpr void encode(float const* rows, std::byte* out) noexcept {
     for (std::int64_t i = 0; i < bytes; ++i) out[i] = std::byte{0};
     for (int g = 0; g < groups; ++g)
@@ -77,8 +82,7 @@ struct float8_tile {
   PITH_HD static constexpr void decode(std::byte const* in, float* rows) noexcept {
     for (int token = 0; token < tokens; ++token)
       for (int channel = 0; channel < Channels; ++channel) {
-        std::int64_t const index = along_tokens ? static_cast<std::int64_t>(token / group) * group_lanes + channel
-                                                : static_cast<std::int64_t>(channel / group) * group_lanes + token;
+        std::int64_t const index = parameter_index(token, channel);
         float const scale = load_scalar<Scale>(in + scale_at + index * static_cast<std::int64_t>(sizeof(Scale)));
         std::uint32_t const bits = layout::get(in + token / block_tokens * layout::bytes, token % block_tokens, channel);
         rows[token * Channels + channel] = to_float(T{static_cast<std::uint8_t>(bits)}) * scale;
