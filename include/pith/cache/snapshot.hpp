@@ -133,7 +133,10 @@ struct snapshot {
       for (int h = 0; h < store.shape.kv_heads; ++h) {
         put_raw(state, store.raw_block(sequence, l, h), out);
         if constexpr (Recipe::has_liveness)
-          for (std::int64_t w = 0; w < divide_up(state.slots, 64); ++w) out.number(store.live_of(sequence, l, h)[w]);
+          for (std::int64_t w = 0; w < divide_up(state.slots, 64); ++w) {
+            bool const part = 64 * (w + 1) > state.slots;  // bits behind the last slot are another sequence's
+            out.number(store.live_of(sequence, l, h)[w] & (part ? (std::uint64_t{1} << state.slots % 64) - 1 : ~std::uint64_t{0}));
+          }
         if constexpr (Recipe::has_bias)
           for (std::int64_t s = 0; s < state.slots; ++s) out.number(float_bits(store.biases_of(sequence, l, h)[s]), 4);
         for (std::int64_t p = 0; p < pages_of(state); ++p) {
