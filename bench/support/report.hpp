@@ -84,12 +84,8 @@ inline int run(int argc, char** argv, char const* title) {
   std::stable_sort(seen.rows.begin(), seen.rows.end(), [](row const& a, row const& b) { return a.order < b.order; });
   std::map<std::string, double> seconds;
   for (row const& r : seen.rows) seconds[r.name] = r.seconds;
-  std::printf("%s
-%s of this run, one thread: %.1f GB/s
-
-%-52s %12s %9s %9s %9s  %-9s %s
-", title, floor_name, read_bandwidth / 1e9, "benchmark", "us", "GB/s",
-              "of floor", "ratio", "error", "GFLOP/s");
+  std::printf("%s\n%s of this run, one thread: %.1f GB/s\n\n%-52s %12s %9s %9s %9s  %-9s %s\n", title, floor_name, read_bandwidth / 1e9, "benchmark", "us",
+              "GB/s", "of floor", "ratio", "error", "GFLOP/s");
   std::string out;
   for (row const& r : seen.rows) {
     double const bytes_per_second = r.packed_bytes / r.seconds, floor = read_bandwidth > 0 ? bytes_per_second / read_bandwidth : 0;
