@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs a language model through one cache after another, on the processor, and measures what each costs and saves: bytes, loss on
-// held-out text, recall, error of the attention output, time. The caches are listed in compositions.hpp.
+// Runs a language model through one cache after another, and with packed weights, on the processor, and measures what each costs and saves:
+// bytes, loss on held-out text, recall, error of the attention output, time. The compositions are listed in compositions.hpp.
 //
 //   02_language_model                       the whole table, with a sample of what the model writes
 //   02_language_model --filter int4 --quick
@@ -31,7 +31,7 @@ using namespace example;
 
 // Everything that is the same for all caches.
 struct study {
-  llama model;
+  llama model;  // with its matrices as they are in the file
   std::string held_out, prompt;
   int chunk = 16;                // bytes fed at once
   int distance = 1000;           // of the recall passages, in bytes
@@ -39,8 +39,10 @@ struct study {
   std::int64_t resident_tokens;  // tokens in the cache when its bytes are counted
   std::vector<std::string_view> windows;
   std::vector<recall_passage> passages;
-  // One window's queries, keys and values of every layer, as the model made them: [layer][token][head][channel].
+  // One window's queries, keys and values of every layer, as the model made them: [layer][token][head][channel]; and those of text that
+  // nothing else is measured on, for calibration.
   std::vector<std::vector<float>> queries, keys, values;
+  calibration_rows calibration;
 
   rows_view part(std::vector<std::vector<float>> const& rows, int heads, int layer, std::int64_t first, std::int64_t count) const {
     int const width = model.config.head_dim;
@@ -57,47 +59,48 @@ struct quality {
 
 struct speed {
   std::int64_t resident_bytes = 0;
-  double microseconds = 0, ratio = 0;
+  double microseconds = 0, ratio = 0;  // append and attend of all layers
+  double token_microseconds = 0;       // the whole model
   pith::status failure;
 };
 
 constexpr std::int64_t pool_bytes = 64 << 20;
 
-template <class Composition>
-quality measure_quality(study const& s) {
+template <class How>
+quality measure_quality(study const& s, llama const& model) {
   quality out;
-  pith::result<pith::cache<Composition>> made = pith::make<Composition>(shape_of(s.model.config, pool_bytes));
+  auto made = How::make(shape_of(model.config, pool_bytes), model.config, s.calibration);
   if (!made) return out.failure = made.error(), out;
-  pith::cache<Composition>& cache = made.value();
+  auto& cache = made.value();
 
   for (std::string_view const window : s.windows) {
-    cached_attention<Composition> attention(cache);
+    cached_attention attention(cache);
     auto const with_exact_beside = [&] {
-      compared_attention compared(attention, s.model.config);
-      pith::result<double> const bits = window_bits(s.model, window, s.chunk, compared);
+      compared_attention compared(attention, model.config);
+      pith::result<double> const bits = window_bits(model, window, s.chunk, compared);
       out.attention_error = compared.relative_error();
       return bits;
     };
-    pith::result<double> const bits = out.window_bits.empty() ? with_exact_beside() : window_bits(s.model, window, s.chunk, attention);
+    pith::result<double> const bits = out.window_bits.empty() ? with_exact_beside() : window_bits(model, window, s.chunk, attention);
     if (!bits) return out.failure = bits.error(), out;
     out.window_bits.push_back(bits.value());
   }
   for (recall_passage const& passage : s.passages) {
-    cached_attention<Composition> attention(cache);
-    pith::result<bool> const right = recalls(s.model, passage, s.chunk, attention);
+    cached_attention attention(cache);
+    pith::result<bool> const right = recalls(model, passage, s.chunk, attention);
     if (!right) return out.failure = right.error(), out;
     out.recall += right.value() / static_cast<double>(s.passages.size());
   }
-  cached_attention<Composition> attention(cache);
-  pith::result<std::string> text = generate(s.model, s.prompt, 240, s.chunk, attention, sampler{});
+  cached_attention attention(cache);
+  pith::result<std::string> text = generate(model, s.prompt, 240, s.chunk, attention, sampler{});
   if (!text) return out.failure = text.error(), out;
   out.sample = text.value();
   return out;
 }
 
 // Appends tokens first, first + 1, ... of the recorded window (again from its start when it ends) and decodes one query for each.
-template <class Composition>
-pith::status decode_tokens(study const& s, pith::cache<Composition>& cache, pith::sequence sequence, std::int64_t first, int count, std::vector<float>& out) {
+template <class Cache, class Sequence>
+pith::status decode_tokens(study const& s, Cache& cache, Sequence sequence, std::int64_t first, int count, std::vector<float>& out) {
   llama_config const& c = s.model.config;
   out.resize(static_cast<std::size_t>(c.heads * c.head_dim));
   for (int t = 0; t < count; ++t)
@@ -110,8 +113,8 @@ pith::status decode_tokens(study const& s, pith::cache<Composition>& cache, pith
   return {};
 }
 
-template <class Composition>
-pith::status fill(study const& s, pith::cache<Composition>& cache, pith::sequence sequence, std::int64_t tokens) {
+template <class Cache, class Sequence>
+pith::status fill(study const& s, Cache& cache, Sequence sequence, std::int64_t tokens) {
   llama_config const& c = s.model.config;
   for (std::int64_t done = 0; done < tokens; done += c.context)
     for (int layer = 0; layer < c.layers; ++layer) {
@@ -122,16 +125,40 @@ pith::status fill(study const& s, pith::cache<Composition>& cache, pith::sequenc
   return {};
 }
 
+double median(std::vector<double>& of) {
+  std::nth_element(of.begin(), of.begin() + static_cast<std::ptrdiff_t>(of.size() / 2), of.end());
+  return of[of.size() / 2];
+}
+
+// Microseconds for one byte through the whole model, one byte at a time, the median over a stretch of held-out text.
+template <class Cache>
+pith::result<double> measure_token(study const& s, llama const& model, Cache& cache) {
+  cached_attention attention(cache);
+  std::vector<float> logits;
+  llama_scratch scratch;
+  std::vector<double> times;
+  for (int t = 0; t < 200; ++t) {
+    auto const before = std::chrono::steady_clock::now();
+    pith::status const done = forward(model, s.windows[0].substr(static_cast<std::size_t>(t), 1), t, attention, logits, scratch);
+    if (!done) return done;
+    if (t >= 20) times.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - before).count());
+  }
+  return median(times);
+}
+
 // Time of append and attend for one token of all layers, beside the bf16 cache: the two take turns, and the median turn counts.
-template <class Composition>
-speed measure_speed(study const& s, int turns) {
+template <class How>
+speed measure_speed(study const& s, llama const& model, int turns) {
   speed out;
-  auto made = pith::make<Composition>(shape_of(s.model.config, pool_bytes));
+  auto made = How::make(shape_of(s.model.config, pool_bytes), s.model.config, s.calibration);
   auto made_baseline = pith::make<bf16_cache>(shape_of(s.model.config, pool_bytes));
   if (!made) return out.failure = made.error(), out;
   if (!made_baseline) return out.failure = made_baseline.error(), out;
   auto& cache = made.value();
   auto& baseline = made_baseline.value();
+  auto const token = measure_token(s, model, cache);
+  if (!token) return out.failure = token.error(), out;
+  out.token_microseconds = token.value();
   auto opened = cache.open();
   auto opened_baseline = baseline.open();
   if (!opened) return out.failure = opened.error(), out;
@@ -146,7 +173,7 @@ speed measure_speed(study const& s, int turns) {
 
   std::vector<double> times, ratios;
   std::vector<float> scratch;
-  auto const timed = [&](auto& which, pith::sequence sequence, std::int64_t first) {
+  auto const timed = [&](auto& which, auto const& sequence, std::int64_t first) {
     auto const before = std::chrono::steady_clock::now();
     if (out.failure) out.failure = decode_tokens(s, which, sequence, first, tokens_a_turn, scratch);
     return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - before).count() / tokens_a_turn;
@@ -162,10 +189,6 @@ speed measure_speed(study const& s, int turns) {
     ratios.push_back(other / mine);
   }
   if (!out.failure) return out;
-  auto const median = [](std::vector<double>& of) {
-    std::nth_element(of.begin(), of.begin() + static_cast<std::ptrdiff_t>(of.size() / 2), of.end());
-    return of[of.size() / 2];
-  };
   out.microseconds = median(times);
   out.ratio = median(ratios);
   static_cast<void>(cache.close(opened.value()));
@@ -174,36 +197,36 @@ speed measure_speed(study const& s, int turns) {
 }
 
 struct plan {
-  std::string name, keys, values;
-  quality (*measure_quality)(study const&);
-  speed (*measure_speed)(study const&, int turns);
+  choice what;
+  quality (*measure_quality)(study const&, llama const&);
+  speed (*measure_speed)(study const&, llama const&, int turns);
+  std::size_t model = 0;  // which of the models with packed matrices
 };
 
 std::vector<plan> plans(std::string const& filter) {
   std::vector<plan> out;
-  for_each_composition([&]<class Composition>(char const* name, char const* keys, char const* values, Composition const&) {
+  for_each_composition([&]<class How>(choice const& what, How) {
     bool const baseline = out.empty();  // bf16 comes first and is always measured: changes are against it
-    if (baseline || std::string(name).find(filter) != std::string::npos)
-      out.push_back({name, keys, values, &measure_quality<Composition>, &measure_speed<Composition>});
+    if (baseline || std::string(what.name).find(filter) != std::string::npos) out.push_back({what, &measure_quality<How>, &measure_speed<How>});
   });
   return out;
 }
 
-// Runs the model over one window with exact attention and keeps what its layers make.
-pith::status record(study& s) {
-  llama_config const& c = s.model.config;
+// Runs the model over a window with exact attention and keeps what its layers make.
+pith::status record(llama const& model, std::string_view window, std::vector<std::vector<float>>& queries, std::vector<std::vector<float>>& keys,
+                    std::vector<std::vector<float>>& values) {
+  llama_config const& c = model.config;
   exact_cache exact(c, c.context);
-  s.queries.assign(static_cast<std::size_t>(c.layers), {});
-  s.keys = s.values = s.queries;
+  for (auto* rows : {&queries, &keys, &values}) rows->assign(static_cast<std::size_t>(c.layers), {});
   auto const recording = [&](int layer, rows_view q, rows_view k, rows_view v, rows_out out) {
     auto const keep = [&](std::vector<std::vector<float>>& rows, rows_view from) {
       std::vector<float>& to = rows[static_cast<std::size_t>(layer)];
       to.insert(to.end(), from.data, from.data + from.elements());
     };
-    keep(s.queries, q), keep(s.keys, k), keep(s.values, v);
+    keep(queries, q), keep(keys, k), keep(values, v);
     return exact(layer, q, k, v, out);
   };
-  return window_bits(s.model, s.windows[0], 128, recording).error();
+  return window_bits(model, window, 128, recording).error();
 }
 
 bool read_file(std::string const& path, std::string& content) {
@@ -212,8 +235,10 @@ bool read_file(std::string const& path, std::string& content) {
   return static_cast<bool>(file);
 }
 
-report_row make_row(plan const& p, quality const& q, speed const& v, quality const& baseline, double values_stored) {
-  report_row row{.name = p.name, .keys = p.keys, .values = p.values};
+report_row make_row(plan const& p, quality const& q, speed const& v, quality const& baseline, double values_stored, llama const& model) {
+  report_row row{.name = p.what.name, .weights = p.what.weights, .keys = p.what.keys, .values = p.what.values};
+  row.bits_per_weight = 8.0 * static_cast<double>(model.matrix_bytes()) / static_cast<double>(model.matrix_numbers());
+  row.token_us = v.token_microseconds;
   row.resident_bytes = v.resident_bytes;
   row.bits_per_value = 8.0 * static_cast<double>(v.resident_bytes) / values_stored;
   double const windows = static_cast<double>(q.window_bits.size());
@@ -270,23 +295,36 @@ int main(int argc, char** argv) {
   if (bytes <= 0) bytes = (quick ? 2 : 16) * c.context;
   int const passages = quick ? 10 : 48, turns = quick ? 5 : 25;
   s.resident_tokens = c.context;
-  s.windows = held_out_windows(s.held_out, c.context, std::max(1, bytes / c.context));
-  s.passages = recall_passages(s.held_out, s.distance, 4, passages);
-  if (pith::status const recorded = record(s); !recorded) {
+  std::size_t const for_calibration = static_cast<std::size_t>(c.context) + 1;
+  std::string_view const measured_text = std::string_view(s.held_out).substr(for_calibration);
+  s.windows = held_out_windows(measured_text, c.context, std::max(1, bytes / c.context));
+  s.passages = recall_passages(measured_text, s.distance, 4, passages);
+  std::vector<std::vector<float>> unused;
+  pith::status recorded = record(s.model, s.windows[0], s.queries, s.keys, s.values);
+  if (recorded) recorded = record(s.model, std::string_view(s.held_out).substr(0, for_calibration), unused, s.calibration.keys, s.calibration.values);
+  if (!recorded) {
     std::fprintf(stderr, "forward pass: %s\n", pith::message(recorded.code));
     return 1;
   }
 
   // Quality: every cache is independent of the others, so threads take one after another.
-  std::vector<plan> const all = plans(filter);
+  std::vector<plan> all = plans(filter);
+  std::vector<matrix_maker> makers;
+  std::vector<llama> models;
+  for (plan& p : all) {
+    p.model = static_cast<std::size_t>(std::find(makers.begin(), makers.end(), p.what.make_matrix) - makers.begin());
+    if (p.model < makers.size()) continue;
+    makers.push_back(p.what.make_matrix);
+    models.push_back(load_llama(std::as_bytes(std::span(weights)), p.what.make_matrix).value());  // the file was good before
+  }
   std::vector<quality> qualities(all.size());
   std::atomic<std::size_t> next{0};
   std::mutex progress;
   auto const work = [&] {
     for (std::size_t i = next++; i < all.size(); i = next++) {
-      qualities[i] = all[i].measure_quality(s);
+      qualities[i] = all[i].measure_quality(s, models[all[i].model]);
       std::lock_guard const lock(progress);
-      std::fprintf(stderr, "quality  %zu of %zu  %s\n", i + 1, all.size(), all[i].name.c_str());
+      std::fprintf(stderr, "quality  %zu of %zu  %s\n", i + 1, all.size(), all[i].what.name);
     }
   };
   std::vector<std::thread> pool;
@@ -298,14 +336,14 @@ int main(int argc, char** argv) {
   double const values_stored = 2.0 * c.layers * c.kv_heads * c.head_dim * static_cast<double>(s.resident_tokens);
   report out;
   for (std::size_t i = 0; i < all.size(); ++i) {
-    speed const measured = all[i].measure_speed(s, turns);
+    speed const measured = all[i].measure_speed(s, models[all[i].model], turns);
     for (pith::status const failure : {qualities[i].failure, measured.failure})
       if (!failure) {
-        std::fprintf(stderr, "%s: %s at %lld\n", all[i].name.c_str(), pith::message(failure.code), static_cast<long long>(failure.at));
+        std::fprintf(stderr, "%s: %s at %lld\n", all[i].what.name, pith::message(failure.code), static_cast<long long>(failure.at));
         return 1;
       }
-    std::fprintf(stderr, "time     %zu of %zu  %s\n", i + 1, all.size(), all[i].name.c_str());
-    out.rows.push_back(make_row(all[i], qualities[i], measured, qualities[0], values_stored));
+    std::fprintf(stderr, "time     %zu of %zu  %s\n", i + 1, all.size(), all[i].what.name);
+    out.rows.push_back(make_row(all[i], qualities[i], measured, qualities[0], values_stored, models[all[i].model]));
   }
 
   out.model = {{"name", "pith-kjv"}, {"layers", c.layers}, {"query_heads", c.heads}, {"kv_heads", c.kv_heads}, {"head_dim", c.head_dim},
@@ -313,12 +351,13 @@ int main(int argc, char** argv) {
                {"recall_distance", s.distance}, {"recall_passages", passages}, {"resident_tokens", s.resident_tokens}, {"timed_context", s.timed_context}};
   out.caption = detail::text(
       "Loss on %zu held-out bytes in windows of %d, fed in chunks of %d; recall of a number stated %d bytes earlier, %d passages; resident bytes of one "
-      "sequence of %lld tokens; decode is append and attend of all %d layers for one token at %d tokens of context, on one core.",
+      "sequence of %lld tokens; decode is append and attend of all %d layers for one token at %d tokens of context, a token the whole model at up to "
+      "200 tokens, both on one core.",
       s.windows.size() * static_cast<std::size_t>(c.context), c.context, s.chunk, s.distance, passages, static_cast<long long>(s.resident_tokens), c.layers,
       s.timed_context);
   for (std::size_t i = 0, shown = 0; i < all.size() && shown < 2; ++i)
-    if (i == 0 || all[i].name.starts_with("int4")) {
-      std::printf("--- %s\n%s%s\n\n", all[i].name.c_str(), s.prompt.c_str(), qualities[i].sample.c_str());
+    if (i == 0 || std::string_view(all[i].what.name).starts_with("int4")) {
+      std::printf("--- %s\n%s%s\n\n", all[i].what.name, s.prompt.c_str(), qualities[i].sample.c_str());
       ++shown;
     }
   print(out);

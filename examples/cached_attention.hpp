@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "exact_cache.hpp"
@@ -17,10 +18,11 @@ inline pith::cache_shape shape_of(llama_config const& c, std::int64_t bytes) {
   return {.layers = c.layers, .kv_heads = c.kv_heads, .query_heads = c.heads, .bytes = bytes, .max_sequences = 2};
 }
 
-template <class Composition>
+// Cache is a pith::cache or a pith::select_cache.
+template <class Cache>
 class cached_attention {
  public:
-  explicit cached_attention(pith::cache<Composition>& cache) : cache_(cache), opened_(cache.open()) {}
+  explicit cached_attention(Cache& cache) : cache_(cache), opened_(cache.open()) {}
   cached_attention(cached_attention const&) = delete;
   ~cached_attention() {
     if (opened_) static_cast<void>(cache_.close(opened_.value()));
@@ -34,8 +36,8 @@ class cached_attention {
   }
 
  private:
-  pith::cache<Composition>& cache_;
-  pith::result<pith::sequence> opened_;
+  Cache& cache_;
+  decltype(std::declval<Cache&>().open()) opened_;
 };
 
 // Runs the cache and, beside it, exact attention over the same queries, keys and values; the model goes on with the cache's output.

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,23 +34,37 @@ struct llama_config {
   float rope_theta = 0, norm_eps = 0;
 };
 
-// y[token][out] = sum_in x[token][in] w[out][in], w repacked into panels [out / lanes][in][lanes]: a row of a panel is one vector.
-class matrix {
+// One matrix of the model, however it is stored: y[token][out] = sum_in x[token][in] w[out][in].
+class weights {
  public:
-  matrix() = default;
-  matrix(float const* weight, int outputs, int inputs) : outputs_(outputs), inputs_(inputs) {
+  virtual ~weights() = default;
+  virtual void multiply(float const* x, int tokens, float* y) const = 0;
+  virtual std::int64_t bytes() const = 0;
+};
+using matrix = std::unique_ptr<weights const>;
+
+// Makes a matrix of w [outputs][inputs].
+using matrix_maker = matrix (*)(float const* w, int outputs, int inputs);
+
+// f32, repacked into panels [out / lanes][in][lanes]: a row of a panel is one vector.
+class plain_weights final : public weights {
+ public:
+  static matrix make(float const* weight, int outputs, int inputs) { return std::make_unique<plain_weights>(weight, outputs, inputs); }
+
+  plain_weights(float const* weight, int outputs, int inputs) : outputs_(outputs), inputs_(inputs) {
     panels_.resize(static_cast<std::size_t>((outputs + lanes - 1) / lanes * inputs) * lanes);
     for (int o = 0; o < outputs; ++o)
       for (int i = 0; i < inputs; ++i) panels_[static_cast<std::size_t>((o / lanes * inputs + i) * lanes + o % lanes)] = weight[o * inputs + i];
   }
 
-  void multiply(float const* x, int tokens, float* y) const {
+  void multiply(float const* x, int tokens, float* y) const override {
     for (int panel = 0; panel * lanes < outputs_; ++panel) {
       int token = 0;
       for (; token + 8 <= tokens; token += 8) block<8>(x + token * inputs_, panel, y + token * outputs_);
       for (; token < tokens; ++token) block<1>(x + token * inputs_, panel, y + token * outputs_);
     }
   }
+  std::int64_t bytes() const override { return static_cast<std::int64_t>(sizeof(float)) * outputs_ * inputs_; }
 
  private:
 #if defined(__AVX512F__)
@@ -91,6 +106,18 @@ struct llama {
   std::vector<llama_block> blocks;
   matrix head;
   std::vector<float> cosine, sine;  // [context][head_dim / 2]
+
+  // Bytes of all matrices, and the numbers that they stand for.
+  std::int64_t matrix_bytes() const {
+    std::int64_t sum = head->bytes();
+    for (llama_block const& b : blocks)
+      for (matrix const* m : {&b.q, &b.k, &b.v, &b.o, &b.gate, &b.up, &b.down}) sum += (*m)->bytes();
+    return sum;
+  }
+  std::int64_t matrix_numbers() const {
+    std::int64_t const width = config.heads * config.head_dim, kv = config.kv_heads * config.head_dim;
+    return config.dim * (config.vocab + config.layers * (2 * width + 2 * kv + 3ll * config.hidden));
+  }
 };
 
 namespace detail {
@@ -141,17 +168,17 @@ inline pith::status take(pith::safetensors::file const& file, std::string const&
   return pith::safetensors::decode(*t, out);
 }
 
-inline pith::status take(pith::safetensors::file const& file, std::string const& name, int outputs, int inputs, matrix& out) {
+inline pith::status take(pith::safetensors::file const& file, std::string const& name, int outputs, int inputs, matrix_maker make, matrix& out) {
   std::vector<float> weight;
   pith::status const s = take(file, name, {outputs, inputs}, weight);
-  if (s) out = matrix(weight.data(), outputs, inputs);
+  if (s) out = make(weight.data(), outputs, inputs);
   return s;
 }
 
 }  // namespace detail
 
-// The model in the bytes of a safetensors file; its sizes are in the file's metadata.
-inline pith::result<llama> load_llama(std::span<std::byte const> bytes) {
+// The model in the bytes of a safetensors file; its sizes are in the file's metadata. `make` stores its matrices.
+inline pith::result<llama> load_llama(std::span<std::byte const> bytes, matrix_maker make = &plain_weights::make) {
   pith::result<pith::safetensors::file> read = pith::safetensors::read(bytes);
   if (!read) return read.error();
   pith::safetensors::file const& file = read.value();
@@ -176,19 +203,19 @@ inline pith::result<llama> load_llama(std::span<std::byte const> bytes) {
 
   pith::status s = detail::take(file, "model.embed_tokens.weight", {c.vocab, c.dim}, m.embedding);
   if (s) s = detail::take(file, "model.norm.weight", {c.dim}, m.norm);
-  if (s) s = detail::take(file, "lm_head.weight", c.vocab, c.dim, m.head);
+  if (s) s = detail::take(file, "lm_head.weight", c.vocab, c.dim, make, m.head);
   for (int layer = 0; s && layer < c.layers; ++layer) {
     llama_block& b = m.blocks.emplace_back();
     std::string const at = "model.layers." + std::to_string(layer) + ".";
     s = detail::take(file, at + "input_layernorm.weight", {c.dim}, b.attention_norm);
     if (s) s = detail::take(file, at + "post_attention_layernorm.weight", {c.dim}, b.mlp_norm);
-    if (s) s = detail::take(file, at + "self_attn.q_proj.weight", c.heads * c.head_dim, c.dim, b.q);
-    if (s) s = detail::take(file, at + "self_attn.k_proj.weight", c.kv_heads * c.head_dim, c.dim, b.k);
-    if (s) s = detail::take(file, at + "self_attn.v_proj.weight", c.kv_heads * c.head_dim, c.dim, b.v);
-    if (s) s = detail::take(file, at + "self_attn.o_proj.weight", c.dim, c.heads * c.head_dim, b.o);
-    if (s) s = detail::take(file, at + "mlp.gate_proj.weight", c.hidden, c.dim, b.gate);
-    if (s) s = detail::take(file, at + "mlp.up_proj.weight", c.hidden, c.dim, b.up);
-    if (s) s = detail::take(file, at + "mlp.down_proj.weight", c.dim, c.hidden, b.down);
+    if (s) s = detail::take(file, at + "self_attn.q_proj.weight", c.heads * c.head_dim, c.dim, make, b.q);
+    if (s) s = detail::take(file, at + "self_attn.k_proj.weight", c.kv_heads * c.head_dim, c.dim, make, b.k);
+    if (s) s = detail::take(file, at + "self_attn.v_proj.weight", c.kv_heads * c.head_dim, c.dim, make, b.v);
+    if (s) s = detail::take(file, at + "self_attn.o_proj.weight", c.dim, c.heads * c.head_dim, make, b.o);
+    if (s) s = detail::take(file, at + "mlp.gate_proj.weight", c.hidden, c.dim, make, b.gate);
+    if (s) s = detail::take(file, at + "mlp.up_proj.weight", c.hidden, c.dim, make, b.up);
+    if (s) s = detail::take(file, at + "mlp.down_proj.weight", c.dim, c.hidden, make, b.down);
   }
   if (!s) return s;
 
@@ -234,9 +261,9 @@ pith::status forward(llama const& m, std::string_view chunk, int position, Atten
   for (int layer = 0; layer < c.layers; ++layer) {
     llama_block const& b = m.blocks[static_cast<std::size_t>(layer)];
     normalize(b.attention_norm);
-    b.q.multiply(s.h.data(), tokens, s.q.data());
-    b.k.multiply(s.h.data(), tokens, s.k.data());
-    b.v.multiply(s.h.data(), tokens, s.v.data());
+    b.q->multiply(s.h.data(), tokens, s.q.data());
+    b.k->multiply(s.h.data(), tokens, s.k.data());
+    b.v->multiply(s.h.data(), tokens, s.v.data());
     for (int t = 0; t < tokens; ++t) {
       std::ptrdiff_t const at = static_cast<std::ptrdiff_t>(position + t) * (c.head_dim / 2);
       detail::rotate(s.q.data() + t * query_width, c.heads, c.head_dim, m.cosine.data() + at, m.sine.data() + at);
@@ -245,18 +272,18 @@ pith::status forward(llama const& m, std::string_view chunk, int position, Atten
     pith::status const done = attention(layer, rows_view(s.q.data(), {tokens, c.heads, c.head_dim}), rows_view(s.k.data(), {tokens, c.kv_heads, c.head_dim}),
                                         rows_view(s.v.data(), {tokens, c.kv_heads, c.head_dim}), rows_out(s.attended.data(), {tokens, c.heads, c.head_dim}));
     if (!done) return done;
-    b.o.multiply(s.attended.data(), tokens, s.h.data());
+    b.o->multiply(s.attended.data(), tokens, s.h.data());
     add();
 
     normalize(b.mlp_norm);
-    b.gate.multiply(s.h.data(), tokens, s.gate.data());
-    b.up.multiply(s.h.data(), tokens, s.up.data());
+    b.gate->multiply(s.h.data(), tokens, s.gate.data());
+    b.up->multiply(s.h.data(), tokens, s.up.data());
     for (std::size_t i = 0; i < s.gate.size(); ++i) s.gate[i] = s.gate[i] / (1.0f + detail::fast_exp(-s.gate[i])) * s.up[i];
-    b.down.multiply(s.gate.data(), tokens, s.h.data());
+    b.down->multiply(s.gate.data(), tokens, s.h.data());
     add();
   }
   normalize(m.norm);
-  m.head.multiply(s.h.data(), tokens, logits.data());
+  m.head->multiply(s.h.data(), tokens, logits.data());
   return {};
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The table of the caches that were measured, as text, JSON and one HTML page that needs nothing else.
+// The table of the compositions that were measured, as text, JSON and one HTML page that needs nothing else.
 #pragma once
 
 #include <algorithm>
@@ -14,11 +14,12 @@
 namespace example {
 
 struct report_row {
-  std::string name, keys, values;
-  double bits_per_value = 0;
+  std::string name, weights, keys, values;
+  double bits_per_weight = 0, bits_per_value = 0;
   std::int64_t resident_bytes = 0;
   double bits_per_byte = 0, bits_per_byte_change = 0, change_error = 0;  // the error is the standard error of the paired change
   double recall = 0, attention_relative_error = 0, decode_us_per_token = 0, speed_ratio_to_bf16 = 0;
+  double token_us = 0;  // the whole model for one token
 };
 
 struct report {
@@ -55,13 +56,13 @@ inline std::string escaped(std::string const& from) {
 }  // namespace detail
 
 inline void print(report const& r) {
-  std::printf("%-26s %9s %10s %9s %19s %7s %9s %10s %7s\n", "cache", "bits per", "resident", "bits per", "change against", "recall", "attention",
-              "decode", "speed");
-  std::printf("%-26s %9s %10s %9s %19s %7s %9s %10s %7s\n", "", "value", "bytes", "byte", "bf16", "", "error", "us/token", "ratio");
+  std::printf("%-27s %9s %9s %10s %9s %19s %7s %9s %10s %7s %9s\n", "composition", "bits per", "bits per", "resident", "bits per", "change against", "recall",
+              "attention", "decode", "speed", "model");
+  std::printf("%-27s %9s %9s %10s %9s %19s %7s %9s %10s %7s %9s\n", "", "weight", "value", "bytes", "byte", "bf16", "", "error", "us/token", "ratio", "us/token");
   for (report_row const& row : r.rows)
-    std::printf("%-26s %9.2f %10lld %9.4f %+9.4f +- %.4f %7.2f %9.4f %10.1f %7.2f\n", row.name.c_str(), row.bits_per_value,
+    std::printf("%-27s %9.2f %9.2f %10lld %9.4f %+9.4f +- %.4f %7.2f %9.4f %10.1f %7.2f %9.0f\n", row.name.c_str(), row.bits_per_weight, row.bits_per_value,
                 static_cast<long long>(row.resident_bytes), row.bits_per_byte, row.bits_per_byte_change, row.change_error, row.recall,
-                row.attention_relative_error, row.decode_us_per_token, row.speed_ratio_to_bf16);
+                row.attention_relative_error, row.decode_us_per_token, row.speed_ratio_to_bf16, row.token_us);
   std::printf("\n%s\n", r.caption.c_str());
 }
 
@@ -69,8 +70,10 @@ inline std::string to_json(report const& r) {
   nlohmann::ordered_json out{{"model", r.model}, {"rows", nlohmann::ordered_json::array()}};
   for (report_row const& row : r.rows)
     out["rows"].push_back({{"name", row.name},
+                           {"weights", row.weights},
                            {"keys", row.keys},
                            {"values", row.values},
+                           {"bits_per_weight", row.bits_per_weight},
                            {"bits_per_value", row.bits_per_value},
                            {"resident_bytes", row.resident_bytes},
                            {"bits_per_byte", row.bits_per_byte},
@@ -79,7 +82,8 @@ inline std::string to_json(report const& r) {
                            {"recall", row.recall},
                            {"attention_relative_error", row.attention_relative_error},
                            {"decode_us_per_token", row.decode_us_per_token},
-                           {"speed_ratio_to_bf16", row.speed_ratio_to_bf16}});
+                           {"speed_ratio_to_bf16", row.speed_ratio_to_bf16},
+                           {"token_us", row.token_us}});
   return out.dump(2) + "\n";
 }
 
@@ -132,23 +136,23 @@ inline std::string scatter_svg(report const& r) {
 inline std::string to_html(report const& r) {
   std::string out =
       "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\n"
-      "<title>Pith: caches measured on a language model</title>\n<style>\n"
+      "<title>Pith: compositions measured on a language model</title>\n<style>\n"
       ":root{color-scheme:light dark;--text:#222;--paper:#fff;--line:#ddd;--mark:#1f6feb}\n"
       "@media(prefers-color-scheme:dark){:root{--text:#ddd;--paper:#15181c;--line:#3a3f45;--mark:#79b8ff}}\n"
       "body{font:15px/1.5 system-ui,sans-serif;color:var(--text);background:var(--paper);max-width:70rem;margin:2rem auto;padding:0 1rem}\n"
       "table{border-collapse:collapse;width:100%}div.wide{overflow-x:auto}th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:right}\n"
-      "th:nth-child(-n+3),td:nth-child(-n+3){text-align:left}\n"
+      "th:nth-child(-n+4),td:nth-child(-n+4){text-align:left}\n"
       "svg{width:100%;max-width:52rem}svg text{font-size:11px;fill:var(--text)}svg circle{fill:var(--mark)}\n"
       "svg .grid{stroke:var(--line)}svg .lead{stroke:var(--mark);stroke-width:.5;fill:none}\n</style></head><body>\n"
-      "<h1>Caches measured on a language model</h1>\n";
+      "<h1>Compositions measured on a language model</h1>\n";
   out += "<p>" + detail::escaped(r.caption) + "</p>\n" + scatter_svg(r);
-  out += "<div class=\"wide\"><table><thead><tr><th>cache</th><th>keys</th><th>values</th><th>bits per value</th><th>resident bytes</th><th>bits per byte</th>"
-         "<th>change</th><th>recall</th><th>attention error</th><th>decode, us per token</th><th>speed, bf16 = 1</th></tr></thead><tbody>\n";
+  out += "<div class=\"wide\"><table><thead><tr><th>composition</th><th>weights</th><th>keys</th><th>values</th><th>bits per weight</th><th>bits per value</th><th>resident bytes</th><th>bits per byte</th>"
+         "<th>change</th><th>recall</th><th>attention error</th><th>decode, us per token</th><th>speed, bf16 = 1</th><th>model, us per token</th></tr></thead><tbody>\n";
   for (report_row const& row : r.rows) {
-    out += "<tr><td>" + detail::escaped(row.name) + "</td><td>" + detail::escaped(row.keys) + "</td><td>" + detail::escaped(row.values) + "</td>";
-    out += detail::text("<td>%.2f</td><td>%lld</td><td>%.4f</td><td>%+.4f</td><td>%.2f</td><td>%.4f</td><td>%.1f</td><td>%.2f</td></tr>\n", row.bits_per_value,
-                        static_cast<long long>(row.resident_bytes), row.bits_per_byte, row.bits_per_byte_change, row.recall, row.attention_relative_error,
-                        row.decode_us_per_token, row.speed_ratio_to_bf16);
+    out += "<tr><td>" + detail::escaped(row.name) + "</td><td>" + detail::escaped(row.weights) + "</td><td>" + detail::escaped(row.keys) + "</td><td>" + detail::escaped(row.values) + "</td>";
+    out += detail::text("<td>%.2f</td><td>%.2f</td><td>%lld</td><td>%.4f</td><td>%+.4f</td><td>%.2f</td><td>%.4f</td><td>%.1f</td><td>%.2f</td><td>%.0f</td></tr>\n",
+                        row.bits_per_weight, row.bits_per_value, static_cast<long long>(row.resident_bytes), row.bits_per_byte, row.bits_per_byte_change,
+                        row.recall, row.attention_relative_error, row.decode_us_per_token, row.speed_ratio_to_bf16, row.token_us);
   }
   return out + "</tbody></table></div></body></html>\n";
 }
