@@ -20,16 +20,43 @@ namespace pith {
 template <class Backend, class Tile, class Accuracy>
 struct linear_engine;
 
+template <class Codec, int Panel, use Use>
+concept packs_weights = requires { typename Codec::template bind<Panel, 256, Use>::storage; };
+
 // Columns of a tile where none are named: 256, or 128 if scales would lie more than 6 KiB behind the first code. Measured: with 256, 8-bit
 // codes took 1.2 to 1.4 times as long for batches of 4 to 16, 4-bit codes with 512 twice as long for one row (docs/benchmarks.md).
 template <class Codec, use Use>
 constexpr int default_panel() {
-  using storage = typename Codec::template bind<256, 256, Use>::storage;
-  if constexpr (requires { storage::scale_at; })
-    return storage::bytes > 6144 && (storage::along_tokens || storage::group <= 128) ? 128 : 256;
-  else
-    return 256;
+  if constexpr (packs_weights<Codec, 256, Use>) {
+    using storage = typename Codec::template bind<256, 256, Use>::storage;
+    if constexpr (requires { storage::scale_at; })
+      return storage::bytes > 6144 && (storage::along_tokens || storage::group <= 128) ? 128 : 256;
+  }
+  return 256;
 }
+
+// The first broken rule speaks alone; true if there is none.
+template <class Codec, int Panel, use Use>
+consteval bool check_weights() {
+  constexpr bool panel_fits = Panel >= 32 && Panel <= 1024 && Panel % 32 == 0;
+  if constexpr (!panel_fits) {
+    static_assert(panel_fits, "[pith] packed_matrix<Codec, Use, Panel>: Panel is a multiple of 32 up to 1024. Fix: leave it out.");
+    return false;
+  } else if constexpr (!packs_weights<Codec, Panel, Use>) {
+    static_assert(Panel < 0, "[pith] packed_matrix<C>: C is not a codec. Fix: raw<bf16>, int4<per_token<64>, zero::none>, pipe<hadamard<64>, C>.");
+    return false;
+  } else {
+    return true;
+  }
+}
+template <bool Right, class Codec, int Panel, use Use>
+struct weights_binding {
+  using type = no_tile<32>;
+};
+template <class Codec, int Panel, use Use>
+struct weights_binding<true, Codec, Panel, Use> {
+  using type = typename Codec::template bind<Panel, 256, Use>;
+};
 
 // The tiles of one matrix: rows are output features, columns input features.
 template <tile Tile>

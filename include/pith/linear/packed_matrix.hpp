@@ -37,11 +37,10 @@ concept weight_scalar = storage_scalar<std::remove_const_t<T>>;
 
 template <class Codec, use Use = use::dot, int Panel = default_panel<Codec, Use>(), class Backend = void>
 class packed_matrix {
-  static_assert(Panel % 32 == 0 && Panel >= 32 && Panel <= 1024,
-                "[pith] packed_matrix<Codec, Use, Panel>: Panel is a multiple of 32 up to 1024. Fix: leave it out.");
+  static constexpr bool right = check_weights<Codec, Panel, Use>();
 
  public:
-  using tile = typename Codec::template bind<Panel, 256, Use>;
+  using tile = typename weights_binding<right, Codec, Panel, Use>::type;
   using tiles = packed_tiles<tile>;
   static_assert(!is_calibrated<tile>,
                 "[pith] packed_matrix<Codec>: Codec has calibrated state. Fix: apply it to the columns before packing and to x before multiplying.");
@@ -159,7 +158,7 @@ class packed_matrix {
     static constexpr bool known = std::is_same_v<Accuracy, exact_accuracy> || std::is_same_v<Accuracy, integer_accuracy>;
     static_assert(known, "[pith] multiply<A>: A is exact_accuracy or integer_accuracy. Fix: multiply<integer_accuracy>(...).");
     using unnamed = default_backend<std::conditional_t<known, void, Accuracy>>;
-    static_assert(!std::is_void_v<Backend> || requires { sizeof(unnamed); },
+    static_assert(!known || !std::is_void_v<Backend> || requires { sizeof(unnamed); },
                   "[pith] packed_matrix<...>: no backend is included. Fix: #include \"pith/cpu/linear.hpp\".");
     using backend = typename std::conditional_t<std::is_void_v<Backend>, unnamed, std::type_identity<Backend>>::type;
     using engine = linear_engine<backend, tile, Accuracy>;
