@@ -37,7 +37,9 @@ struct stored_matrix {
 
   template <class Matrix>
   explicit stored_matrix(Matrix const& w)
-      : rows(pith::round_up(w.rows(), Tile::tokens)), columns(pith::round_up(w.columns(), Tile::channels)), at(static_cast<std::size_t>(rows * columns)) {
+      : rows(pith::round_up(w.rows(), Tile::tokens)),
+        columns(pith::round_up(w.columns(), Tile::channels)),
+        at(static_cast<std::size_t>(rows * columns)) {
     std::int64_t const panels = columns / Tile::channels;
     for (std::int64_t block = 0; block < rows / Tile::tokens; ++block)
       for (std::int64_t panel = 0; panel < panels; ++panel) {
@@ -45,7 +47,8 @@ struct stored_matrix {
         auto const numbers = stored_numbers<typename Tile::storage>(std::vector<std::byte>(first, first + Tile::bytes));
         for (std::int64_t t = 0; t < Tile::tokens; ++t)
           for (std::int64_t c = 0; c < Tile::channels; ++c)
-            at[static_cast<std::size_t>((block * Tile::tokens + t) * columns + panel * Tile::channels + c)] = numbers[static_cast<std::size_t>(t * Tile::channels + c)];
+            at[static_cast<std::size_t>((block * Tile::tokens + t) * columns + panel * Tile::channels + c)] =
+                numbers[static_cast<std::size_t>(t * Tile::channels + c)];
       }
   }
   stored_number const& operator()(std::int64_t r, std::int64_t c) const { return at[static_cast<std::size_t>(r * columns + c)]; }
@@ -90,14 +93,17 @@ void expect_product(stored_matrix<Tile> const& w, std::vector<float> x, std::vec
       }
       if constexpr (integers && requires { storage::middle; }) {
         std::vector<double> folded(static_cast<std::size_t>(Tile::channels));
-        for (std::int64_t c = 0; c < Tile::channels; ++c) folded[static_cast<std::size_t>(c)] = q[c] * (storage::along_tokens ? w(r, first + c).scale : 1.0);
+        for (std::int64_t c = 0; c < Tile::channels; ++c)
+          folded[static_cast<std::size_t>(c)] = q[c] * (storage::along_tokens ? w(r, first + c).scale : 1.0);
         double const step = query_step<storage::bits>(folded);
-        for (std::int64_t c = 0; c < Tile::channels; ++c) rounding += w(r, first + c).centred * (storage::along_tokens ? 1.0 : w(r, first + c).scale);
+        for (std::int64_t c = 0; c < Tile::channels; ++c)
+          rounding += w(r, first + c).centred * (storage::along_tokens ? 1.0 : w(r, first + c).scale);
         rounding *= 0.5 * step * (1 + 0x1p-8);
       } else if constexpr (integers) {
         rounding = 0x1p-17 * size;  // raw<bf16> on machines with pair products
       }
-      bound[static_cast<std::size_t>(r)] += (static_cast<double>(w.columns + w.columns / Tile::channels) + 16) * 0x1p-24 * size + rounding + 0x1p-110 * static_cast<double>(Tile::channels);
+      bound[static_cast<std::size_t>(r)] += (static_cast<double>(w.columns + w.columns / Tile::channels) + 16) * 0x1p-24 * size + rounding +
+                                            0x1p-110 * static_cast<double>(Tile::channels);
     }
   }
 }

@@ -22,7 +22,8 @@ void check_product(std::int64_t rows, std::int64_t columns, std::int64_t batch, 
   std::vector<std::byte> scratch(static_cast<std::size_t>(w.template scratch_bytes<Accuracy>(batch)), std::byte{0xff});
   pith::matrix_view<float const> const in(x.data(), {batch, columns}, {1, batch});
   REQUIRE(w.template multiply<Accuracy>(in, pith::matrix_view<float>(out.data(), {batch, rows}, {rows + 3, 1}), scratch, bias));
-  REQUIRE(w.template multiply<Accuracy>(in, pith::matrix_view<float>(threaded.data(), {batch, rows}, {rows + 3, 1}), scratch, bias, two_threads{}));
+  REQUIRE(w.template multiply<Accuracy>(in, pith::matrix_view<float>(threaded.data(), {batch, rows}, {rows + 3, 1}), scratch, bias,
+                                        two_threads{}));
   CHECK(std::memcmp(out.data(), threaded.data(), out.size() * sizeof(float)) == 0);
 
   stored_matrix<tile> const stored(w);
@@ -39,8 +40,10 @@ void check_product(std::int64_t rows, std::int64_t columns, std::int64_t batch, 
         continue;
       }
       double const right = expected[static_cast<std::size_t>(r)] + bias[static_cast<std::size_t>(r)];
-      double const allowed = bound[static_cast<std::size_t>(r)] + 0x1p-22 * (std::fabs(right) + std::fabs(bias[static_cast<std::size_t>(r)]));
-      if (!(std::fabs(made - right) <= allowed) && ++wrong == 1) UNSCOPED_INFO("batch row " << i << ", row " << r << ": " << made << " for " << right << ", allowed " << allowed);
+      double const allowed =
+          bound[static_cast<std::size_t>(r)] + 0x1p-22 * (std::fabs(right) + std::fabs(bias[static_cast<std::size_t>(r)]));
+      if (!(std::fabs(made - right) <= allowed) && ++wrong == 1)
+        UNSCOPED_INFO("batch row " << i << ", row " << r << ": " << made << " for " << right << ", allowed " << allowed);
     }
   }
   CHECK(wrong == 0);

@@ -66,9 +66,12 @@ TEST_CASE("packed_matrix: the same bytes for any executor, source stride and own
   auto const x = gaussians(rows * columns, 6);
   std::vector<float> across(x.size());
   for (std::int64_t r = 0; r < rows; ++r)
-    for (std::int64_t c = 0; c < columns; ++c) across[static_cast<std::size_t>(c * rows + r)] = x[static_cast<std::size_t>(r * columns + c)];
+    for (std::int64_t c = 0; c < columns; ++c)
+      across[static_cast<std::size_t>(c * rows + r)] = x[static_cast<std::size_t>(r * columns + c)];
   auto const w = four_bits::pack(matrix_view<float const>(x.data(), {rows, columns})).value();
-  auto const threaded = four_bits::pack(matrix_view<float const>(across.data(), {rows, columns}, {1, rows}), pith::nan_policy::saturate, two_threads{}).value();
+  auto const threaded =
+      four_bits::pack(matrix_view<float const>(across.data(), {rows, columns}, {1, rows}), pith::nan_policy::saturate, two_threads{})
+          .value();
   std::int64_t const bytes = four_bits::bound_bytes(rows, columns);
   aligned_bytes memory(bytes);
   auto const borrowed = four_bits::pack_into(memory.span(bytes), matrix_view<float const>(x.data(), {rows, columns})).value();
@@ -90,7 +93,8 @@ TEST_CASE("packed_matrix: tiles lie row block by row block, panels inside it", "
   CHECK(static_cast<std::int64_t>(w.bytes().size()) == 4 * tile);
   for (std::int64_t i = 0; i < 4; ++i) {
     bool any = false;
-    for (std::byte const b : w.bytes().subspan(static_cast<std::size_t>(i * tile), static_cast<std::size_t>(tile))) any = any || b != std::byte{0};
+    for (std::byte const b : w.bytes().subspan(static_cast<std::size_t>(i * tile), static_cast<std::size_t>(tile)))
+      any = any || b != std::byte{0};
     CHECK(any == (i == 3));
   }
 }
@@ -113,8 +117,10 @@ TEST_CASE("packed_matrix: bf16 and f16 weights, queries and outputs", "[linear]"
   std::vector<pith::bf16> out_bf16(out.size());
   std::vector<pith::f16> out_f16(out.size());
   REQUIRE(w.multiply(matrix_view<float>(wide_x.data(), {batch, columns}), matrix_view<float>(out.data(), {batch, rows}), scratch));
-  REQUIRE(w.multiply(matrix_view<pith::bf16>(x.data(), {batch, columns}), matrix_view<pith::bf16>(out_bf16.data(), {batch, rows}), scratch));
-  REQUIRE(w.multiply(matrix_view<pith::bf16 const>(x.data(), {batch, columns}), matrix_view<pith::f16>(out_f16.data(), {batch, rows}), scratch));
+  REQUIRE(
+      w.multiply(matrix_view<pith::bf16>(x.data(), {batch, columns}), matrix_view<pith::bf16>(out_bf16.data(), {batch, rows}), scratch));
+  REQUIRE(w.multiply(matrix_view<pith::bf16 const>(x.data(), {batch, columns}), matrix_view<pith::f16>(out_f16.data(), {batch, rows}),
+                     scratch));
   for (std::size_t i = 0; i < out.size(); ++i) {
     CHECK(out_bf16[i] == pith::from_float<pith::bf16>(out[i]));
     CHECK(out_f16[i] == pith::from_float<pith::f16>(out[i]));
@@ -159,9 +165,11 @@ TEST_CASE("packed_matrix: what cannot be multiplied is refused and nothing is wr
   CHECK(w.multiply(in(2, 300), to(1, 40), scratch) == status{errc::shape_mismatch, 1});
   CHECK(w.multiply(in(-2, 300), to(-2, 40), scratch) == status{errc::shape_mismatch, -2});
   CHECK(w.multiply(in(2, 300), to(2, 40), scratch, bias) == status{errc::shape_mismatch, 39});
-  CHECK(w.multiply(in(2, 300), to(2, 40), std::span(scratch).first(static_cast<std::size_t>(wanted - 1))) == status{errc::capacity_exceeded, wanted});
+  CHECK(w.multiply(in(2, 300), to(2, 40), std::span(scratch).first(static_cast<std::size_t>(wanted - 1))) ==
+        status{errc::capacity_exceeded, wanted});
   CHECK(w.multiply_transposed(in(2, 300), to(2, 40), scratch) == status{errc::shape_mismatch, 300});
-  CHECK(w.multiply_transposed(in(2, 40), to(2, 300), std::span(scratch).first(static_cast<std::size_t>(transposed - 1))) == status{errc::capacity_exceeded, transposed});
+  CHECK(w.multiply_transposed(in(2, 40), to(2, 300), std::span(scratch).first(static_cast<std::size_t>(transposed - 1))) ==
+        status{errc::capacity_exceeded, transposed});
   CHECK(w.unpack(to(40, 299)) == status{errc::shape_mismatch, 299});
   CHECK(w.unpack(to(39, 300)) == status{errc::shape_mismatch, 39});
   for (float const one : out) CHECK(one == -77.0f);
@@ -185,8 +193,8 @@ TEST_CASE("packed_matrix: scratch may lie anywhere and hold anything, and needs 
   for (std::size_t shift : {0, 1, 63}) {
     std::vector<std::byte> scratch(bytes + 64 + 8, std::byte{0xa5});
     std::vector<float> out(static_cast<std::size_t>(batch * rows));
-    REQUIRE(w.multiply<pith::integer_accuracy>(matrix_view<float const>(x.data(), {batch, columns}), matrix_view<float>(out.data(), {batch, rows}),
-                                               std::span(scratch).subspan(shift, bytes)));
+    REQUIRE(w.multiply<pith::integer_accuracy>(matrix_view<float const>(x.data(), {batch, columns}),
+                                               matrix_view<float>(out.data(), {batch, rows}), std::span(scratch).subspan(shift, bytes)));
     for (std::size_t i = shift + bytes; i < scratch.size(); ++i) CHECK(scratch[i] == std::byte{0xa5});
     for (std::size_t i = 0; i < shift; ++i) CHECK(scratch[i] == std::byte{0xa5});
     if (first.empty()) first = out;
@@ -194,8 +202,8 @@ TEST_CASE("packed_matrix: scratch may lie anywhere and hold anything, and needs 
   }
 }
 
-TEMPLATE_TEST_CASE("packed_matrix: a NaN or an infinity in x spoils its own row of out and no other", "[linear][edge]", pith::exact_accuracy,
-                   pith::integer_accuracy) {
+TEMPLATE_TEST_CASE("packed_matrix: a NaN or an infinity in x spoils its own row of out and no other", "[linear][edge]",
+                   pith::exact_accuracy, pith::integer_accuracy) {
   std::int64_t const rows = 40, columns = 300, batch = 5;
   auto const weights = gaussians(rows * columns, 9);
   auto check = [&](auto const& w) {
@@ -205,8 +213,10 @@ TEMPLATE_TEST_CASE("packed_matrix: a NaN or an infinity in x spoils its own row 
     x[static_cast<std::size_t>(3 * columns + 299)] = infinity;
     std::vector<std::byte> scratch(static_cast<std::size_t>(w.template scratch_bytes<TestType>(batch)));
     std::vector<float> out(static_cast<std::size_t>(batch * rows)), right(out.size());
-    REQUIRE(w.template multiply<TestType>(matrix_view<float const>(x.data(), {batch, columns}), matrix_view<float>(out.data(), {batch, rows}), scratch));
-    REQUIRE(w.template multiply<TestType>(matrix_view<float const>(clean.data(), {batch, columns}), matrix_view<float>(right.data(), {batch, rows}), scratch));
+    REQUIRE(w.template multiply<TestType>(matrix_view<float const>(x.data(), {batch, columns}),
+                                          matrix_view<float>(out.data(), {batch, rows}), scratch));
+    REQUIRE(w.template multiply<TestType>(matrix_view<float const>(clean.data(), {batch, columns}),
+                                          matrix_view<float>(right.data(), {batch, rows}), scratch));
     for (std::size_t i = 0; i < out.size(); ++i) {
       std::size_t const row = i / static_cast<std::size_t>(rows);
       CHECK(pith::is_finite(out[i]) == (row != 1 && row != 3));
@@ -219,7 +229,8 @@ TEMPLATE_TEST_CASE("packed_matrix: a NaN or an infinity in x spoils its own row 
 
 TEST_CASE("packed_matrix: weights that a codec decodes to infinity stay in their rows", "[linear][edge]") {
   std::int64_t const rows = 3, columns = 10;
-  std::vector<float> weights(static_cast<std::size_t>(rows * columns), 1.0f), x(static_cast<std::size_t>(columns), 1.0f), out(static_cast<std::size_t>(rows));
+  std::vector<float> weights(static_cast<std::size_t>(rows * columns), 1.0f), x(static_cast<std::size_t>(columns), 1.0f),
+      out(static_cast<std::size_t>(rows));
   weights[static_cast<std::size_t>(columns + 4)] = infinity;
   auto const w = plain::pack(matrix_view<float>(weights.data(), {rows, columns})).value();
   std::vector<std::byte> scratch(static_cast<std::size_t>(w.scratch_bytes(1)));

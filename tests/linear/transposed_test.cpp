@@ -22,7 +22,8 @@ void check_transposed(char const* name, std::int64_t rows, std::int64_t columns,
   std::vector<std::byte> scratch(static_cast<std::size_t>(w.template transposed_scratch_bytes<Accuracy>(batch)), std::byte{0xff});
   matrix_view<float const> const in(x.data(), {batch, rows}, {1, batch});
   REQUIRE(w.template multiply_transposed<Accuracy>(in, matrix_view<float>(out.data(), {batch, columns}, {columns + 2, 1}), scratch, bias));
-  REQUIRE(w.template multiply_transposed<Accuracy>(in, matrix_view<float>(threaded.data(), {batch, columns}, {columns + 2, 1}), scratch, bias, two_threads{}));
+  REQUIRE(w.template multiply_transposed<Accuracy>(in, matrix_view<float>(threaded.data(), {batch, columns}, {columns + 2, 1}), scratch,
+                                                   bias, two_threads{}));
   CHECK(std::memcmp(out.data(), threaded.data(), out.size() * sizeof(float)) == 0);
 
   // mix rounds |x| s to 255 steps of its largest in a block: a weight is off by step / (2 s). A rotation spreads that over a panel.
@@ -62,7 +63,8 @@ void check_transposed(char const* name, std::int64_t rows, std::int64_t columns,
         double const b = bias[static_cast<std::size_t>(first + c)], right = expected[static_cast<std::size_t>(c)] + b;
         float const made = out[static_cast<std::size_t>(i * (columns + 2) + first + c)];
         if (!(std::fabs(made - right) <= bound[static_cast<std::size_t>(c)] + 0x1p-22 * (std::fabs(right) + std::fabs(b))) && ++wrong == 1)
-          UNSCOPED_INFO("batch row " << i << ", column " << first + c << ": " << made << " for " << right << ", allowed " << bound[static_cast<std::size_t>(c)]);
+          UNSCOPED_INFO("batch row " << i << ", column " << first + c << ": " << made << " for " << right << ", allowed "
+                                     << bound[static_cast<std::size_t>(c)]);
       }
     }
   for (std::int64_t i = 0; i < batch; ++i)
@@ -109,7 +111,8 @@ TEST_CASE("multiply_transposed: a NaN in x spoils its own row of out and no othe
   auto const w = matrix::pack(matrix_view<float const>(weights.data(), {rows, columns})).value();
   std::vector<float> out(static_cast<std::size_t>(batch * columns));
   std::vector<std::byte> scratch(static_cast<std::size_t>(w.transposed_scratch_bytes<pith::integer_accuracy>(batch)));
-  REQUIRE(w.multiply_transposed<pith::integer_accuracy>(matrix_view<float>(x.data(), {batch, rows}), matrix_view<float>(out.data(), {batch, columns}), scratch));
+  REQUIRE(w.multiply_transposed<pith::integer_accuracy>(matrix_view<float>(x.data(), {batch, rows}),
+                                                        matrix_view<float>(out.data(), {batch, columns}), scratch));
   for (std::size_t i = 0; i < out.size(); ++i) CHECK(pith::is_finite(out[i]) == (i / static_cast<std::size_t>(columns) != 2));
 }
 
@@ -118,7 +121,8 @@ TEST_CASE("multiply_transposed: the transpose of W^T x is W x", "[linear]") {
   auto const weights = gaussians(rows * columns, 11), x = gaussians(columns, 12);
   std::vector<float> across(weights.size()), plain_out(static_cast<std::size_t>(rows)), out(plain_out);
   for (std::int64_t r = 0; r < rows; ++r)
-    for (std::int64_t c = 0; c < columns; ++c) across[static_cast<std::size_t>(c * rows + r)] = weights[static_cast<std::size_t>(r * columns + c)];
+    for (std::int64_t c = 0; c < columns; ++c)
+      across[static_cast<std::size_t>(c * rows + r)] = weights[static_cast<std::size_t>(r * columns + c)];
   using bf = pith::raw<pith::bf16>;
   auto const w = pith::packed_matrix<bf>::pack(matrix_view<float const>(weights.data(), {rows, columns})).value();
   auto const t = pith::packed_matrix<bf, use::mix>::pack(matrix_view<float>(across.data(), {columns, rows})).value();

@@ -27,9 +27,9 @@ struct cpu_linear {
   using tiles = packed_tiles<Tile>;
   static constexpr bool in_integers = std::is_same_v<Accuracy, integer_accuracy>;
   static constexpr int tokens = Tile::tokens, channels = Tile::channels;
-  static constexpr int rows_at_once = 16;                              // of x in one pass over the matrix
-  static constexpr int most_rows = simd::width * 2 >= 32 ? 8 : 4;      // of one kernel: 2 * 8 accumulators need 32 registers
-  static constexpr std::int64_t task_bytes = 1 << 17;                  // of packed weights, at least
+  static constexpr int rows_at_once = 16;                          // of x in one pass over the matrix
+  static constexpr int most_rows = simd::width * 2 >= 32 ? 8 : 4;  // of one kernel: 2 * 8 accumulators need 32 registers
+  static constexpr std::int64_t task_bytes = 1 << 17;              // of packed weights, at least
 
   template <int M>
   using dot = linear_dot<storage, Accuracy, M>;
@@ -60,7 +60,12 @@ struct cpu_linear {
     }
     template <int M>
     static row_group of() {
-      return {.first = 0, .size = M, .at = 0, .bytes = round_up(sizeof(typename dot<M>::query), 64), .prepare = &cpu_linear::prepare<M>, .run = &cpu_linear::add<M>};
+      return {.first = 0,
+              .size = M,
+              .at = 0,
+              .bytes = round_up(sizeof(typename dot<M>::query), 64),
+              .prepare = &cpu_linear::prepare<M>,
+              .run = &cpu_linear::add<M>};
     }
   };
 
@@ -115,7 +120,8 @@ struct cpu_linear {
     else
       run.for_each(w.panels(), prepare_panel);
 
-    std::int64_t const panels = w.panels(), task_blocks = divide_up(task_bytes, panels * Tile::bytes), tasks = divide_up(w.row_blocks(), task_blocks);
+    std::int64_t const panels = w.panels(), task_blocks = divide_up(task_bytes, panels * Tile::bytes),
+                       tasks = divide_up(w.row_blocks(), task_blocks);
     run.for_each(tasks, [&](std::int64_t task) {
       alignas(64) float sums[rows_at_once][tokens];
       for (std::int64_t block = task * task_blocks; block < std::min(w.row_blocks(), (task + 1) * task_blocks); ++block) {
@@ -142,14 +148,17 @@ struct cpu_linear {
   static constexpr int parts = in_integers ? 2 : 1;  // of a row of x in a transposed product: positive and negative
   static constexpr int transposed_rows = rows_at_once / parts;
 
-  static int mixed_rows(int rows) { return rows * parts <= 2 ? rows * parts : static_cast<int>(round_up(rows * parts, rows * parts <= 4 ? 4 : most_rows)); }
+  static int mixed_rows(int rows) {
+    return rows * parts <= 2 ? rows * parts : static_cast<int>(round_up(rows * parts, rows * parts <= 4 ? 4 : most_rows));
+  }
   static std::int64_t transposed_scratch_bytes(tiles const& w, std::int64_t batch) {
     int const rows = static_cast<int>(std::min<std::int64_t>(batch, transposed_rows));
     return static_cast<std::int64_t>(sizeof(float)) * mixed_rows(rows) * w.row_blocks() * tokens;
   }
 
   template <class X, class O, class Executor>
-  static void multiply_transposed(tiles const& w, matrix_view<X> x, matrix_view<O> out, float const* bias, std::byte* scratch, Executor& run) {
+  static void multiply_transposed(tiles const& w, matrix_view<X> x, matrix_view<O> out, float const* bias, std::byte* scratch,
+                                  Executor& run) {
     for (std::int64_t first = 0; first < x.extent[0]; first += transposed_rows) {
       int const rows = static_cast<int>(std::min<std::int64_t>(transposed_rows, x.extent[0] - first));
       transposed_pass(w, x.part(first, rows), out.part(first, rows), bias, scratch, run);

@@ -21,7 +21,9 @@ template <class Backend, class Tile, class Accuracy>
 struct linear_engine;
 
 template <class Codec, int Panel, use Use>
-concept packs_weights = requires { typename Codec::template bind<Panel, 256, Use>::storage; };
+concept packs_weights = requires {
+  typename Codec::template bind<Panel, 256, Use>::storage;
+};
 
 // Columns of a tile where none are named: 256, or 128 if scales would lie more than 6 KiB behind the first code. Measured: with 256, 8-bit
 // codes took 1.2 to 1.4 times as long for batches of 4 to 16, 4-bit codes with 512 twice as long for one row (docs/benchmarks.md).
@@ -43,7 +45,8 @@ consteval bool check_weights() {
     static_assert(panel_fits, "[pith] packed_matrix<Codec, Use, Panel>: Panel is a multiple of 32 up to 1024. Fix: leave it out.");
     return false;
   } else if constexpr (!packs_weights<Codec, Panel, Use>) {
-    static_assert(Panel < 0, "[pith] packed_matrix<C>: C is not a codec. Fix: raw<bf16>, int4<per_token<64>, zero::none>, pipe<hadamard<64>, C>.");
+    static_assert(Panel < 0,
+                  "[pith] packed_matrix<C>: C is not a codec. Fix: raw<bf16>, int4<per_token<64>, zero::none>, pipe<hadamard<64>, C>.");
     return false;
   } else {
     return true;

@@ -12,7 +12,8 @@
 //          8-bit integers), row block by row block, panels inside it, no gaps. The last panel and row block are filled up with zeros, which
 //          count in their groups.
 // use      use::dot suits multiply, use::mix suits multiply_transposed; the other product is right too, but decodes every tile first
-// error    pack: the codec's error_bound.  exact accuracy: f32 sums, (columns + panels + 16) 2^-24 sum |W x|.  integer accuracy: in addition
+// error    pack: the codec's error_bound.  exact accuracy: f32 sums, (columns + panels + 16) 2^-24 sum |W x|.  integer accuracy: in
+// addition
 //          dot_integer.hpp's bound for every panel, whose part of x is rounded by itself; for raw<bf16> dot_pairs.hpp's; for
 //          multiply_transposed mix_integer.hpp's, for the positive and the negative part of x, of every row block
 // nan      exact: as IEEE sums give it. integer: a row of x with NaN or infinity gives NaN in its whole row of out
@@ -50,7 +51,8 @@ class packed_matrix {
     if (rows <= 0 || columns <= 0) return 0;
     std::int64_t const row_blocks = (rows - 1) / tile::tokens + 1, panels = (columns - 1) / Panel + 1;
     std::int64_t count = 0, bytes = 0;
-    bool const over = __builtin_mul_overflow(row_blocks, panels, &count) || __builtin_mul_overflow(count, std::int64_t{tile::bytes}, &bytes);
+    bool const over =
+        __builtin_mul_overflow(row_blocks, panels, &count) || __builtin_mul_overflow(count, std::int64_t{tile::bytes}, &bytes);
     return over ? std::numeric_limits<std::int64_t>::max() : bytes;
   }
 
@@ -158,8 +160,9 @@ class packed_matrix {
     static constexpr bool known = std::is_same_v<Accuracy, exact_accuracy> || std::is_same_v<Accuracy, integer_accuracy>;
     static_assert(known, "[pith] multiply<A>: A is exact_accuracy or integer_accuracy. Fix: multiply<integer_accuracy>(...).");
     using unnamed = default_backend<std::conditional_t<known, void, Accuracy>>;
-    static_assert(!known || !std::is_void_v<Backend> || requires { sizeof(unnamed); },
-                  "[pith] packed_matrix<...>: no backend is included. Fix: #include \"pith/cpu/linear.hpp\".");
+    static_assert(
+        !known || !std::is_void_v<Backend> || requires { sizeof(unnamed); },
+        "[pith] packed_matrix<...>: no backend is included. Fix: #include \"pith/cpu/linear.hpp\".");
     using backend = typename std::conditional_t<std::is_void_v<Backend>, unnamed, std::type_identity<Backend>>::type;
     using engine = linear_engine<backend, tile, Accuracy>;
   };
