@@ -94,7 +94,8 @@ TEST_CASE("outliers: what is left is the mean of the others, their nearest end, 
   CHECK(left.operator()<leave::zero>(4) == 0);
 }
 
-TEST_CASE("outliers: places behind the vector are nobody's, and a vector with too few finite numbers leaves entries empty", "[codec][outliers]") {
+TEST_CASE("outliers: places behind the vector are nobody's, and a vector with too few finite numbers leaves entries empty",
+          "[codec][outliers]") {
   using tile = tile64<outliers<both_ends<1>, per_token<16>, leave::zero, f16>>;
   std::vector<float> x(32 * 64, bits_float(0x7fc00000u)), expected(32 * 64);
   x[3] = expected[3] = 5;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "pith/codec/integer.hpp"
 #include "pith/codec/low_rank.hpp"
+#include "pith/codec/integer.hpp"
 #include "pith/codec/sum.hpp"
 
 // expect 1: low_rank<Rank>: Rank is 1 to 16. Fix: low_rank<2>.

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "pith/codec/sum.hpp"
 #include "pith/codec/hadamard.hpp"
 #include "pith/codec/integer.hpp"
 #include "pith/codec/outliers.hpp"
 #include "pith/codec/pipe.hpp"
 #include "pith/codec/raw.hpp"
-#include "pith/codec/sum.hpp"
 
 // expect 1: sum<A, B, ...>: there is no stage.
 // expect 2: sum<A, B, ...>: every stage is a codec.

@@ -79,7 +79,8 @@ template <class Tile, class Accuracy, int M>
 struct mixed {
   static constexpr int groups = mix_kernel<Tile, Accuracy, M>::groups;
   std::vector<float> sums, used;
-  mixed(std::byte const* tile, std::vector<float> const& w, std::vector<float> before) : sums(std::move(before)), used(static_cast<std::size_t>(M * groups), -5.0f) {
+  mixed(std::byte const* tile, std::vector<float> const& w, std::vector<float> before)
+      : sums(std::move(before)), used(static_cast<std::size_t>(M * groups), -5.0f) {
     mix_kernel<Tile, Accuracy, M>::run(tile, w.data(), Tile::tokens, sums.data(), used.data());
   }
 };
@@ -225,7 +226,8 @@ TEST_CASE("mix: in integer accuracy all stages' weights add up to the total that
       for (std::size_t c = 0; c < 64; ++c) {
         double const ratio = static_cast<double>(rounded.used[m * 2 + c / 32]) / sparse.used[m];
         double const expected = rounded.sums[m * 64 + c] + ratio * sparse.sums[m * 64 + c];
-        CHECK(std::fabs(all.sums[m * 64 + c] - expected) <= 0x1p-20 * (std::fabs(rounded.sums[m * 64 + c]) + std::fabs(sparse.sums[m * 64 + c])));
+        CHECK(std::fabs(all.sums[m * 64 + c] - expected) <=
+              0x1p-20 * (std::fabs(rounded.sums[m * 64 + c]) + std::fabs(sparse.sums[m * 64 + c])));
       }
   }
   SECTION("weights of zero give zero") {

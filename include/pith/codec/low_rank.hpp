@@ -14,7 +14,8 @@
 // nan     saturate: what is not finite counts as zero. Numbers beyond 2^115 are cut to it; f16 factors reach about 2^31, bf16 all of it
 // cost    encode: 6 R multiply-adds for each number. Longer tiles cost fewer bits: a rank of 2 takes 0.75 bits at 64 tokens and 128
 //         channels, 0.375 at 256 tokens
-// from    Kang et al., GEAR, 2024, section 3 (power iteration); differs: every step is orthogonalised, by Gram and Schmidt, not the last only
+// from    Kang et al., GEAR, 2024, section 3 (power iteration); differs: every step is orthogonalised, by Gram and Schmidt, not only
+//         the last
 //
 // Needs Eigen 3.4. <pith/pith.hpp> does not include it even where Eigen is found: what that header means must not depend on what else is
 // installed. The kernels (cpu/) and readers of the format do not need Eigen.
@@ -66,7 +67,8 @@ struct low_rank_tile {
       if (squares == 0 || most == 0) continue;
       int const balance = (std::ilogb(quotient(most, squares)) + exponent - bits) / 2;
       for (int t = 0; t < Tokens; ++t) store(out, r * Tokens + t, std::ldexp(q(t, r), balance));
-      for (int c = 0; c < Channels; ++c) store(out, Rank * Tokens + r * Channels + c, std::ldexp(quotient(p(c, r), squares), exponent - balance));
+      for (int c = 0; c < Channels; ++c)
+        store(out, Rank * Tokens + r * Channels + c, std::ldexp(quotient(p(c, r), squares), exponent - balance));
     }
   }
 
@@ -159,7 +161,9 @@ struct low_rank_tile {
     float const number = x > -0x1p-60 && x < 0x1p-60 ? 0.0f : static_cast<float>(x);
     store_scalar<Scalar>(out + at * static_cast<std::int64_t>(sizeof(Scalar)), from_float_saturated<Scalar>(number));
   }
-  PITH_HD static float factor(std::byte const* in, int at) noexcept { return load_scalar<Scalar>(in + at * static_cast<std::int64_t>(sizeof(Scalar))); }
+  PITH_HD static float factor(std::byte const* in, int at) noexcept {
+    return load_scalar<Scalar>(in + at * static_cast<std::int64_t>(sizeof(Scalar)));
+  }
 };
 
 // The first broken rule speaks alone; true if there is none.
@@ -173,7 +177,9 @@ consteval bool check_low_rank() {
     static_assert(std::is_same_v<Scalar, f16>, "[pith] low_rank<Rank, Scalar>: Scalar is f16 or bf16. Fix: f16.");
     return false;
   } else if constexpr (tokens < block_tokens || tokens > 256 || tokens % block_tokens != 0 || PageTokens % tokens != 0) {
-    static_assert(tokens < 0, "[pith] low_rank<Rank, Scalar, Tokens>: a tile has whole blocks of 32 tokens, at most 256, and pages hold whole tiles. Fix: low_rank<2, f16, 64>, or leave Tokens out for a page.");
+    static_assert(tokens < 0,
+                  "[pith] low_rank<Rank, Scalar, Tokens>: a tile has whole blocks of 32 tokens, at most 256, and pages hold whole tiles. "
+                  "Fix: low_rank<2, f16, 64>, or leave Tokens out for a page.");
     return false;
   } else {
     return true;
@@ -192,7 +198,8 @@ struct low_rank_binding<true, Rank, Scalar, Channels, Tokens> {
 template <int Rank, class Scalar = f16, int Tokens = whole>
 struct low_rank {
   template <int Channels, int PageTokens, use Use>
-  using bind = typename low_rank_binding<check_low_rank<Rank, Scalar, Tokens, PageTokens>(), Rank, Scalar, Channels, Tokens != whole ? Tokens : PageTokens>::type;
+  using bind = typename low_rank_binding<check_low_rank<Rank, Scalar, Tokens, PageTokens>(), Rank, Scalar, Channels,
+                                         Tokens != whole ? Tokens : PageTokens>::type;
 };
 
 static_assert(codec<low_rank<2>> && codec<low_rank<4, bf16, 32>>);

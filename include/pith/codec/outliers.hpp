@@ -65,8 +65,12 @@ struct outlier_tile {
   static constexpr std::int64_t bytes = round_up(place_at + static_cast<std::int64_t>(entries) * vectors, 64);
 
   // Number `place` of a vector.
-  PITH_HD static constexpr int token_of(int vector, int place) noexcept { return along_tokens ? vector / lanes * length + place : vector % lanes; }
-  PITH_HD static constexpr int channel_of(int vector, int place) noexcept { return along_tokens ? vector % lanes : vector / lanes * length + place; }
+  PITH_HD static constexpr int token_of(int vector, int place) noexcept {
+    return along_tokens ? vector / lanes * length + place : vector % lanes;
+  }
+  PITH_HD static constexpr int channel_of(int vector, int place) noexcept {
+    return along_tokens ? vector % lanes : vector / lanes * length + place;
+  }
 
   PITH_HD static constexpr void encode(float const* rows, std::byte* out) noexcept {
     for (std::int64_t i = 0; i < bytes; ++i) out[i] = std::byte{0};
@@ -100,7 +104,8 @@ struct outlier_tile {
     for (int at = 0; at < entries * vectors; ++at) {
       int const place = static_cast<int>(in[place_at + at]), vector = at % vectors;
       if (place < length)
-        rows[token_of(vector, place) * Channels + channel_of(vector, place)] += load_scalar<Value>(in + at * static_cast<std::int64_t>(sizeof(Value)));
+        rows[token_of(vector, place) * Channels + channel_of(vector, place)] +=
+            load_scalar<Value>(in + at * static_cast<std::int64_t>(sizeof(Value)));
     }
   }
 
@@ -160,7 +165,8 @@ struct outlier_tile {
 template <class Which, class Group, class Value, int Channels, int PageTokens>
 consteval bool check_outliers() {
   if constexpr (outlier_entries<Which> <= 0) {
-    static_assert(outlier_entries<Which> > 0, "[pith] outliers<Which, Group>: Which says what stands out. Fix: both_ends<1> or magnitudes<2>.");
+    static_assert(outlier_entries<Which> > 0,
+                  "[pith] outliers<Which, Group>: Which says what stands out. Fix: both_ends<1> or magnitudes<2>.");
     return false;
   } else if constexpr (!is_grouping<Group>) {
     static_assert(is_grouping<Group>, "[pith] outliers<Which, Group>: Group says what a vector is. Fix: per_token<64> or per_channel<64>.");
@@ -171,16 +177,22 @@ consteval bool check_outliers() {
   } else {
     constexpr int group = Group::group, axis = Group::along_tokens ? PageTokens : Channels, length = group != whole ? group : axis;
     if constexpr (group != whole && (group < 16 || (group & (group - 1)) != 0)) {
-      static_assert(Channels < 0, "[pith] outliers<Which, Group>: a vector has 16, 32, 64, 128 or 256 numbers. Fix: per_token<64>, or per_token<> for the whole row.");
+      static_assert(Channels < 0,
+                    "[pith] outliers<Which, Group>: a vector has 16, 32, 64, 128 or 256 numbers. Fix: per_token<64>, or per_token<> for "
+                    "the whole row.");
       return false;
     } else if constexpr (length > 256) {
-      static_assert(length <= 256, "[pith] outliers<Which, Group>: a vector has at most 256 numbers; its places are bytes. Fix: per_token<128>.");
+      static_assert(length <= 256,
+                    "[pith] outliers<Which, Group>: a vector has at most 256 numbers; its places are bytes. Fix: per_token<128>.");
       return false;
     } else if constexpr (axis % length != 0 || (Group::along_tokens && PageTokens % block_tokens != 0)) {
-      static_assert(axis < 0, "[pith] outliers<Which, Group>: vectors must fill the row or the page. Fix: a G that divides it, or per_token<>, per_channel<>.");
+      static_assert(
+          axis < 0,
+          "[pith] outliers<Which, Group>: vectors must fill the row or the page. Fix: a G that divides it, or per_token<>, per_channel<>.");
       return false;
     } else if constexpr (outlier_entries<Which> > length / 2) {
-      static_assert(outlier_entries<Which> <= length / 2, "[pith] outliers<Which, Group>: at most half of a vector stands out. Fix: both_ends<1>.");
+      static_assert(outlier_entries<Which> <= length / 2,
+                    "[pith] outliers<Which, Group>: at most half of a vector stands out. Fix: both_ends<1>.");
       return false;
     } else {
       return true;
@@ -200,7 +212,8 @@ struct outlier_binding<true, Which, Group, Leave, Value, Channels, PageTokens> {
 template <class Which, class Group, leave Leave = leave::mean, class Value = f16>
 struct outliers {
   template <int Channels, int PageTokens, use Use>
-  using bind = typename outlier_binding<check_outliers<Which, Group, Value, Channels, PageTokens>(), Which, Group, Leave, Value, Channels, PageTokens>::type;
+  using bind = typename outlier_binding<check_outliers<Which, Group, Value, Channels, PageTokens>(), Which, Group, Leave, Value, Channels,
+                                        PageTokens>::type;
 };
 
 static_assert(codec<outliers<both_ends<1>, per_token<>>> && codec<outliers<magnitudes<2>, per_channel<>, leave::zero, bf16>>);

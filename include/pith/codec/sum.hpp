@@ -120,7 +120,8 @@ struct sum_tile {
         float before[Stage::tokens * channels];
         for (int j = 0; j < Stage::tokens * channels; ++j) before[j] = admitted(rows[j]);
         leave<Stage>(encoded, rows);
-        for (int j = 0; j < Stage::tokens * channels; ++j) bound[i * Stage::tokens * channels + j] += 0x1p-22f * (size(before[j]) + size(rows[j]));
+        for (int j = 0; j < Stage::tokens * channels; ++j)
+          bound[i * Stage::tokens * channels + j] += 0x1p-22f * (size(before[j]) + size(rows[j]));
       }
       bound_stages<After...>(left, bound);
     } else {
@@ -128,7 +129,8 @@ struct sum_tile {
       for (int i = 0; i < tokens / Stage::tokens; ++i) {
         float const* const rows = left + i * Stage::tokens * channels;
         Stage::error_bound(rows, last);
-        for (int j = 0; j < Stage::tokens * channels; ++j) bound[i * Stage::tokens * channels + j] += last[j] + 0x1p-22f * (size(rows[j]) + last[j]);
+        for (int j = 0; j < Stage::tokens * channels; ++j)
+          bound[i * Stage::tokens * channels + j] += last[j] + 0x1p-22f * (size(rows[j]) + last[j]);
       }
     }
   }
@@ -144,22 +146,27 @@ consteval bool check_sum_tiles() {
     static_assert(!transformed, "[pith] sum<A, B, ...>: a transform goes outside, over all stages. Fix: pipe<T, sum<A, B>>.");
     return false;
   } else if constexpr (!saturates) {
-    static_assert(saturates, "[pith] sum<A, B, ...>: a stage saturates; raw<T> would hand on what is not finite. Fix: integer<...>, outliers<...> or low_rank<...>.");
+    static_assert(saturates,
+                  "[pith] sum<A, B, ...>: a stage saturates; raw<T> would hand on what is not finite. Fix: integer<...>, outliers<...> or "
+                  "low_rank<...>.");
     return false;
   } else {
     constexpr int longest = most_tokens<Tiles...>();
-    static_assert(((longest % Tiles::tokens == 0) && ...),
-                  "[pith] sum<A, B, ...>: the longest stage's tile must hold whole tiles of the others. Fix: groups of 32, 64, 128 or 256 tokens.");
+    static_assert(
+        ((longest % Tiles::tokens == 0) && ...),
+        "[pith] sum<A, B, ...>: the longest stage's tile must hold whole tiles of the others. Fix: groups of 32, 64, 128 or 256 tokens.");
     return ((longest % Tiles::tokens == 0) && ...);
   }
 }
 template <int Channels, int PageTokens, use Use, class... Stages>
 consteval bool check_sum() {
   if constexpr (sizeof...(Stages) == 0) {
-    static_assert(Channels < 0, "[pith] sum<A, B, ...>: there is no stage. Fix: sum<outliers<both_ends<1>, per_token<>>, int2<per_token<32>>>.");
+    static_assert(Channels < 0,
+                  "[pith] sum<A, B, ...>: there is no stage. Fix: sum<outliers<both_ends<1>, per_token<>>, int2<per_token<32>>>.");
     return false;
   } else if constexpr (!(bindable<Stages, Channels, PageTokens, Use> && ...)) {
-    static_assert(Channels < 0, "[pith] sum<A, B, ...>: every stage is a codec. Fix: sum<outliers<both_ends<1>, per_token<>>, int2<per_token<32>>>.");
+    static_assert(Channels < 0,
+                  "[pith] sum<A, B, ...>: every stage is a codec. Fix: sum<outliers<both_ends<1>, per_token<>>, int2<per_token<32>>>.");
     return false;
   } else {
     return check_sum_tiles<typename Stages::template bind<Channels, PageTokens, Use>...>();

@@ -36,7 +36,8 @@ PITH_INLINE void for_each_outlier(std::byte const* tile, F f) {
     for (int first = 0; first < Storage::vectors; first += simd::width) {  // vectors side by side
       std::byte const* const place = tile + Storage::place_at + entry * Storage::vectors + first;
       float value[simd::width];
-      simd::store(value, simd::load_scalars<value_type>(tile + (entry * Storage::vectors + first) * static_cast<std::int64_t>(sizeof(value_type))));
+      std::int64_t const at_value = (entry * Storage::vectors + first) * static_cast<std::int64_t>(sizeof(value_type));
+      simd::store(value, simd::load_scalars<value_type>(tile + at_value));
       int const token = Storage::token_of(first, 0), channel = Storage::channel_of(first, 0);
       PITH_UNROLL for (int i = 0; i < simd::width; ++i) {
         int const at = static_cast<int>(place[i]);
@@ -176,7 +177,8 @@ struct mix_kernel<Storage, Accuracy, M> {
       PITH_UNROLL for (int m = 0; m < M; ++m) {
         simd::f32v sum = simd::load(sums + m * Storage::channels + c);
         for (int r = 0; r < Storage::rank; ++r)
-          sum = simd::fma(simd::load_scalars<scalar>(tile + Storage::channel_factor_at + size * (r * Storage::channels + c)), simd::all(projected[r][m]), sum);
+          sum = simd::fma(simd::load_scalars<scalar>(tile + Storage::channel_factor_at + size * (r * Storage::channels + c)),
+                          simd::all(projected[r][m]), sum);
         simd::store(sums + m * Storage::channels + c, sum);
       }
     sum_weights<Storage::tokens, M>(weights, stride, used);
@@ -230,11 +232,13 @@ struct mix_kernel<sum_tile<First, Rest...>, Accuracy, M> {
   using storage = sum_tile<First, Rest...>;
   static constexpr int channels = storage::channels;
   template <int I, class A>
-  using stage = std::tuple_element_t<static_cast<std::size_t>(I), std::tuple<mix_kernel<typename First::storage, A, M>, mix_kernel<typename Rest::storage, A, M>...>>;
+  using stage = std::tuple_element_t<static_cast<std::size_t>(I),
+                                     std::tuple<mix_kernel<typename First::storage, A, M>, mix_kernel<typename Rest::storage, A, M>...>>;
 
   // The stage that rounds its weights; none: `stages`.
   static constexpr int rounding = [] {
-    bool const rounds[] = {rounds_weights<mix_kernel<typename First::storage, Accuracy, M>>, rounds_weights<mix_kernel<typename Rest::storage, Accuracy, M>>...};
+    bool const rounds[] = {rounds_weights<mix_kernel<typename First::storage, Accuracy, M>>,
+                           rounds_weights<mix_kernel<typename Rest::storage, Accuracy, M>>...};
     int i = 0;
     while (i < storage::stages && !rounds[i]) ++i;
     return i;
