@@ -31,7 +31,7 @@ for preset in "$@"; do
   if [ "$result" = passed ]; then
     cmake --build "$directory" -j "$jobs" -- -k 0 || result="FAILED: build"
     built=$((SECONDS - started))
-    ctest --test-dir "$directory" --no-tests=error --output-on-failure -j "$jobs" || result="FAILED: tests"
+    ctest --test-dir "$directory" --no-tests=error --output-on-failure --timeout 3600 -j "$jobs" || result="FAILED: tests"
     log=$directory/Testing/Temporary/LastTest.log
     result+=", $(grep -o 'All tests passed (.*' "$log" | grep -o '[0-9]* assertion' | awk '{ n += $1 } END { print n + 0 }') assertions in"
     result+=" $(sed -n 's/^[0-9]*\/[0-9]* Test: //p' "$log" | sort | tr '\n' ' ')(build $built s, run $((SECONDS - started - built)) s)"
