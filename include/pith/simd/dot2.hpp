@@ -21,13 +21,9 @@ inline constexpr bool fast_dot2 = false;
 
 PITH_INLINE f32v dot2(f32v acc, u32v a, u32v b) {
 #if defined(__AVX512BF16__) && defined(__AVX512F__) && !defined(PITH_NO_SIMD)
-#if defined(__clang__)
-  return f32v(_mm512_dpbf16_ps(acc, (__m512bh)(static_cast<__m512i>(a)), (__m512bh)(static_cast<__m512i>(b))));
-#else
-  __m512 sum = acc;  // tied by hand, as in dot4.hpp
+  __m512 sum = acc;  // clang 16 crashes on the intrinsic with a broadcast operand, g++ 12 copies accumulators around it
   asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(static_cast<__m512i>(a)), "v"(static_cast<__m512i>(b)));
   return f32v(sum);
-#endif
 #else
   u32v const upper(0xffff0000u);
   return fma(as_float(a & upper), as_float(b & upper), fma(as_float(a << 16), as_float(b << 16), acc));
