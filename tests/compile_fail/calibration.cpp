@@ -9,7 +9,7 @@
 #include "pith/linear/packed_matrix.hpp"
 
 // expect 1: make<Recipe>(shape): a codec of this composition has calibrated state. Fix: make<Recipe>(shape, calibration).
-// refuse 2: permutation
+// refuse 2: no matching
 // expect 3: select_cache<A, B, ...>: heads of different sizes. Fix: give every recipe the same head_dim.
 // expect 4: relayout<Codec, ...>: Codec has no word layout. Fix: the leaf inside pipe<...>, or a part of sum<...>.
 // expect 5: packed_matrix<Codec>: Codec has calibrated state.

@@ -23,7 +23,7 @@
 // expect 15: per_channel<G>: a group spans G tokens of a page.
 // expect 16: hadamard<N>: N is a power of two up to 1024. Fix: hadamard<64>.
 // expect 17: hadamard<N>: the channels must be a multiple of N. Fix: an N that divides head_dim.
-// expect 18: integer<Bits, ...>: Bits is 2, 3, 4 or 8. Fix: int4<...>.
+// expect 18: integer<Bits, ...>: Bits is 2 to 8. Fix: int4<...>.
 // expect 19: integer<Bits, Group>: Group says who shares a scale. Fix: per_token<64> or per_channel<32>.
 // expect 20: per_token<G>, per_channel<G>: G is 16, 32, 64, 128 or 256.
 // expect 21: accuracy<A>: A is exact_accuracy or integer_accuracy. Fix: accuracy<integer_accuracy>.
@@ -72,7 +72,7 @@ struct recipe : kv_cache<head_dim<96>, keys<pith::pipe<hadamard<48>, codec_type>
 #elif PITH_WRONG == 17
 struct recipe : kv_cache<head_dim<80>, keys<pith::pipe<hadamard<64>, codec_type>>, values<codec_type>> {};
 #elif PITH_WRONG == 18
-struct recipe : kv_cache<head_dim<64>, keys<integer<5, per_token<32>>>, values<integer<5, per_token<32>>>> {};
+struct recipe : kv_cache<head_dim<64>, keys<integer<9, per_token<32>>>, values<integer<9, per_token<32>>>> {};
 #elif PITH_WRONG == 19
 struct recipe : kv_cache<head_dim<64>, keys<codec_type>, values<integer<4, int>>> {};
 #elif PITH_WRONG == 20

@@ -17,6 +17,7 @@
 // byte), a short or long span (truncated, bad_format). Raw rows and tiles may hold any bytes: decoding never fails.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 
 #include "pith/cache/storage.hpp"
