@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# Installs what is missing, builds and runs every test, then the variants. Says at the end what this machine could not run.
+# Installs what is missing, builds and runs every test, then the variants, each with the rooms that it can change (CMakePresets.json). Says at
+# the end what this machine could not run.
 #
 #   tests/run.sh            everything
 #   tests/run.sh --quick    the release build only
