@@ -42,13 +42,13 @@ struct snapshot {
 
   static std::int64_t bytes(storage const& store, std::int64_t sequence) {
     counter out;
-    put_all(store, sequence, out);
+    put_all(store, sequence, 0, out);
     return out.at + 8;
   }
   // out has bytes() bytes.
   static void write(storage const& store, std::int64_t sequence, std::byte* out) {
     writer to{out};
-    put_all(store, sequence, to);
+    put_all(store, sequence, identity(store), to);
     fingerprint all;
     all.add_bytes(out, to.at);
     to.number(all.value());
@@ -59,12 +59,12 @@ struct snapshot {
   static status read(storage& store, std::int64_t sequence, std::span<std::byte const> from, AddPage&& add_page) {
     if (from.size() < 32) return {errc::truncated, static_cast<std::int64_t>(from.size())};
     if (std::memcmp(from.data(), magic, 8) != 0) return {errc::bad_format, 0};
-    fingerprint all;
-    all.add_bytes(from.data(), static_cast<std::int64_t>(from.size()) - 8);
     reader in{from.first(from.size() - 8), 8};
     if (in.number() != identity(store)) return {errc::wrong_format, 8};
     if (in.template number<std::uint32_t>() != static_cast<std::uint32_t>(store.shape.layers)) return {errc::shape_mismatch, store.shape.layers};
     if (in.template number<std::uint32_t>() != static_cast<std::uint32_t>(store.shape.kv_heads)) return {errc::shape_mismatch, store.shape.kv_heads};
+    fingerprint all;
+    all.add_bytes(from.data(), static_cast<std::int64_t>(from.size()) - 8);
     if (load_le<std::uint64_t>(from.data() + from.size() - 8) != all.value()) return {errc::bad_format, static_cast<std::int64_t>(from.size()) - 8};
     for (int l = 0; l < store.shape.layers; ++l)
       if (status const ok = read_layer(store, sequence, l, in, add_page); !ok) return ok;
@@ -116,9 +116,9 @@ struct snapshot {
   static std::int64_t pages_of(layer_state const& state) { return divide_up(std::max(state.sealed_keys, state.sealed_values), page::tokens); }
 
   template <class Out>
-  static void put_all(storage const& store, std::int64_t sequence, Out& out) {
+  static void put_all(storage const& store, std::int64_t sequence, std::uint64_t identity, Out& out) {
     out.copy(reinterpret_cast<std::byte const*>(magic), 8);
-    out.number(identity(store));
+    out.number(identity);
     out.number(static_cast<std::uint64_t>(store.shape.layers), 4);
     out.number(static_cast<std::uint64_t>(store.shape.kv_heads), 4);
     for (int l = 0; l < store.shape.layers; ++l) {
