@@ -48,6 +48,10 @@ consteval bool check_weights() {
     static_assert(Panel < 0,
                   "[pith] packed_matrix<C>: C is not a codec. Fix: raw<bf16>, int4<per_token<64>, zero::none>, pipe<hadamard<64>, C>.");
     return false;
+  } else if constexpr (is_calibrated<typename Codec::template bind<Panel, 256, Use>>) {
+    static_assert(Panel < 0,
+                  "[pith] packed_matrix<Codec>: Codec has calibrated state. Fix: apply it to the columns before packing and to x before multiplying.");
+    return false;
   } else {
     return true;
   }

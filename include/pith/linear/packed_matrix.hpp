@@ -43,8 +43,6 @@ class packed_matrix {
  public:
   using tile = typename weights_binding<right, Codec, Panel, Use>::type;
   using tiles = packed_tiles<tile>;
-  static_assert(!is_calibrated<tile>,
-                "[pith] packed_matrix<Codec>: Codec has calibrated state. Fix: apply it to the columns before packing and to x before multiplying.");
 
   // Bytes of a packed matrix, everything included; the largest int64 if that does not fit, 0 for an extent that is not positive.
   static constexpr std::int64_t bound_bytes(std::int64_t rows, std::int64_t columns) noexcept {
