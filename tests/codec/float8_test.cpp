@@ -6,25 +6,14 @@
 #include <vector>
 
 #include "laws/inputs.hpp"
+#include "laws/round_trip.hpp"
 #include "support/catch.hpp"
 
 namespace {
 
 using namespace pith;
 
-template <class Tile>
-std::vector<std::byte> encoded(std::vector<float> const& rows) {
-  std::vector<std::byte> bytes(static_cast<std::size_t>(Tile::bytes));
-  Tile::encode(rows.data(), bytes.data());
-  return bytes;
-}
-
-template <class Tile>
-std::vector<float> decoded(std::vector<std::byte> const& bytes) {
-  std::vector<float> rows(static_cast<std::size_t>(Tile::tokens) * Tile::channels);
-  Tile::decode(bytes.data(), rows.data());
-  return rows;
-}
+using pith_test::encoded, pith_test::decoded;
 
 }  // namespace
 

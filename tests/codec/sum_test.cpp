@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "laws/inputs.hpp"
+#include "laws/round_trip.hpp"
 #include "pith/codec/integer.hpp"
 #include "pith/codec/outliers.hpp"
 #include "pith/codec/sum.hpp"
@@ -19,20 +20,8 @@
 namespace {
 
 using namespace pith;
-using pith_test::random_bits;
+using pith_test::encoded, pith_test::decoded, pith_test::random_bits;
 
-template <class Tile>
-std::vector<std::byte> encoded(std::vector<float> const& rows) {
-  std::vector<std::byte> bytes(static_cast<std::size_t>(Tile::bytes));
-  Tile::encode(rows.data(), bytes.data());
-  return bytes;
-}
-template <class Tile>
-std::vector<float> decoded(std::vector<std::byte> const& bytes) {
-  std::vector<float> rows(static_cast<std::size_t>(Tile::tokens * Tile::channels));
-  Tile::decode(bytes.data(), rows.data());
-  return rows;
-}
 template <class Tile>
 std::vector<float> through(std::vector<float> const& rows) {
   return decoded<Tile>(encoded<Tile>(rows));
