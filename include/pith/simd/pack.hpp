@@ -5,6 +5,8 @@
 // its bytes 0..3. Operands that meet the codes in dot4 are permuted once to match: within 32/B neighbours, position 4s+b holds b*(8/B)+s.
 #pragma once
 
+#include <array>
+
 #include "pith/simd/vec.hpp"
 
 namespace pith {
@@ -32,6 +34,27 @@ PITH_INLINE void pack16(std::int32_t const* from, std::uint8_t* to) {
 #else
   for (int i = 0; i < 16; ++i) to[i] = static_cast<std::uint8_t>(from[field_order<Bits>(i)] & 0xff);
 #endif
+}
+
+// to[i] = low byte of word field_order<Bits>(i), over 16, 32 or 64 words in vectors.
+template <int Bits, int Vectors>
+PITH_INLINE void pack_bytes(u32v const (&words)[Vectors], std::uint8_t* to) {
+#if defined(__AVX512VBMI__) && !defined(PITH_NO_SIMD)
+  if constexpr (Vectors == 4) {
+    alignas(64) static constexpr auto order = [] {
+      std::array<std::uint8_t, 64> at{};
+      for (int i = 0; i < 32; ++i) at[static_cast<std::size_t>(i)] = static_cast<std::uint8_t>(4 * (i / 16 * 16 + field_order<Bits>(i % 16)));
+      return at;
+    }();
+    __m512i const at = _mm512_load_si512(order.data());
+    __m512i const low = _mm512_permutex2var_epi8(words[0], at, words[1]), high = _mm512_permutex2var_epi8(words[2], at, words[3]);
+    _mm512_storeu_si512(to, _mm512_inserti64x4(low, _mm512_castsi512_si256(high), 1));
+    return;
+  }
+#endif
+  std::int32_t from[Vectors * width];
+  PITH_UNROLL for (int v = 0; v < Vectors; ++v) store_i32(from + v * width, as_int(words[v]));
+  PITH_UNROLL for (int i = 0; i < Vectors * width; i += 16) pack16<Bits>(from + i, to + i);
 }
 
 }  // namespace simd
