@@ -40,11 +40,10 @@ TEMPLATE_TEST_CASE("float8 kernels: every finite code gives its exact value, in 
   }
   for (int token = 0; token < 32; ++token) {
     using kernel = mix_kernel<value_tile, exact_accuracy, 1>;
-    float w[32]{}, sums[80]{}, used = 0;
+    float w[32]{}, sums[80]{};
     w[token] = 1;
-    kernel::run(values.data(), w, 32, sums, &used);
+    kernel::run(values.data(), w, 32, sums);
     for (int c = 0; c < 80; ++c) wrong += sums[c] != value_rows[static_cast<std::size_t>(token * 80 + c)];
-    wrong += used != 1;
   }
   CHECK(wrong == 0);
 }

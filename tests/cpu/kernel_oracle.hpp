@@ -18,9 +18,10 @@
 
 namespace pith_test {
 
-// A stored number x = u s + o as the kernels see it: `size` bounds every partial product of it.
+// A stored number x = u s + o as the kernels see it: `size` bounds every partial product of it. `middle` is the number that the middle of the
+// codes stands for.
 struct stored_number {
-  double value, scale, centred, size;  // centred = |u - middle|
+  double value, scale, centred, size, middle;  // centred = |u - middle code|
 };
 
 template <class Tile>
@@ -41,9 +42,10 @@ std::vector<stored_number> stored_numbers(std::vector<std::byte> const& bytes) {
           offset = pith::load_scalar<scale_type>(bytes.data() + Tile::zero_at + index * static_cast<int>(sizeof(scale_type)));
         if constexpr (Tile::zero_kind == pith::zero::integer)
           offset = -static_cast<int>(bytes[static_cast<std::size_t>(Tile::zero_at + index)]) * s;
-        all.push_back({u * s + offset, s, std::fabs(u - Tile::middle), 2 * Tile::top * s + std::fabs(offset)});
+        double const middle = Tile::bits == 8 || Tile::zero_kind == pith::zero::none ? Tile::middle : 0.5 * Tile::top;
+        all.push_back({u * s + offset, s, std::fabs(u - Tile::middle), 2 * Tile::top * s + std::fabs(offset), middle * s + offset});
       } else {
-        all.push_back({x, 0, 0, std::fabs(x)});
+        all.push_back({x, 0, 0, std::fabs(x), 0});
       }
     }
   return all;

@@ -28,7 +28,7 @@ struct prepared_rows {
   template <int Tokens>
   using raw_mix = mix_kernel<raw_tile<bf16, dv, use::mix, Tokens>, exact_accuracy, M>;
 
-  row_block<dk, dv, mix<Accuracy>::groups, M> state;
+  row_block<dk, dv, lanes_of<mix<Accuracy>>, M> state;
   typename dot<Accuracy>::query packed;
   typename dot<exact_accuracy>::query exact;  // for steps with a bias; the same as packed in exact accuracy
   raw_query<dk, M> raw;
@@ -95,7 +95,9 @@ struct cpu_attention {
     std::int64_t const skip = source.first_tokens(), keys = source.sealed_keys(), values = source.sealed_values(), stored = source.stored();
     step_scope scope{.slots = skip + stored, .dead = source.dead(), .live = source.live(), .bias = source.bias()};
 
-    source.for_each_page([&](std::int64_t base, std::byte const* page) {
+    // While a page is multiplied, the same lines of the page after it are asked for, wherever it lies.
+    auto const read_page = [&](std::int64_t base, std::byte const* page, std::byte const* next) {
+      ask_ahead const ask{next - page};
       std::int64_t const end = std::min(base + Page::tokens, values);
       for (std::int64_t slot = base; slot < end;) {
         std::int64_t to = std::min<std::int64_t>(slot + page_step, end);
@@ -109,7 +111,7 @@ struct cpu_attention {
         bool const exactly = has_bias(scope, tokens);
         for (int b = 0; b < blocks; ++b) {
           if (packed_keys && !exactly)
-            group[b].state.template step<typename rows_type::template dot<Accuracy>, typename rows_type::template mix<Accuracy>>(group[b].packed, tokens, scope, key_at, value_at);
+            group[b].state.template step<typename rows_type::template dot<Accuracy>, typename rows_type::template mix<Accuracy>>(group[b].packed, tokens, scope, key_at, value_at, ask);
           else if (packed_keys)
             group[b].state.template step<typename rows_type::template dot<exact_accuracy>, typename rows_type::template mix<exact_accuracy>>(group[b].exact, tokens, scope, key_at, value_at);
           else
@@ -117,7 +119,14 @@ struct cpu_attention {
         }
         slot = to;
       }
+    };
+    std::int64_t waiting = -1;
+    std::byte const* waiting_page = nullptr;
+    source.for_each_page([&](std::int64_t base, std::byte const* page) {
+      if (waiting >= 0) read_page(waiting, waiting_page, page);
+      waiting = base, waiting_page = page;
     });
+    if (waiting >= 0) read_page(waiting, waiting_page, waiting_page);
 
     if constexpr (is_transformed<value_tile>)
       for (int b = 0; b < blocks; ++b) group[b].state.template restore<value_tile>(source.value_state());
@@ -145,7 +154,10 @@ struct cpu_attention {
         group[b].state.template step<typename rows_type::template raw_dot<Source::first_tile>, typename rows_type::template raw_mix<Source::first_tile>>(
             group[b].raw, Source::first_tile, scope, [&](int) { return source.first_keys(); }, [&](int) { return source.first_values(); });
     }
-    for (int b = 0; b < blocks; ++b) group[b].save(all);
+    for (int b = 0; b < blocks; ++b) {
+      group[b].state.gather();
+      group[b].save(all);
+    }
   }
 
   // Slots [from, to) that lie in raw 32-token tiles; `shift` makes them slots of the sequence.

@@ -125,13 +125,13 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
     }
   }
 
-  // Ahead: bytes behind what is read that are asked for on the way, for tiles that follow one another in memory; 0: none.
-  template <int Ahead = 0>
-  static void run(std::byte const* tile, query const& q, float* scores, int stride) {
+  template <class Ask = ask_nothing>
+  static void run(std::byte const* tile, query const& q, float* scores, int stride, Ask ask = {}) {
+    ask_for_parameters<storage>(tile, ask);
     if constexpr (folds)
-      run_per_channel<Ahead>(tile, q, scores, stride);
+      run_per_channel(tile, q, scores, stride, ask);
     else
-      run_per_token<Ahead>(tile, q, scores, stride);
+      run_per_token(tile, q, scores, stride, ask);
   }
 
  private:
@@ -142,15 +142,18 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
   using sums_type = simd::f32v[M][chunk_vectors];
 
   // sum_c q[c] u[t,c] over channels [from, to), f32 lanes over tokens first .. first + chunk of a block
-  static void sum_exact(std::byte const* block, int first, int from, int to, float const (*q)[padded], sums_type& sum) {
+  template <class Ask>
+  static void sum_exact(std::byte const* block, int first, int from, int to, float const (*q)[padded], sums_type& sum, Ask ask) {
     PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) sum[m][v] = simd::all(0);
     for (int c = from; c < to; c += 16) {
       PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) {
-        high_words<layout> const high = load_high<layout>(block, c, first + v * simd::width);
+        high_words<layout> const high = load_high<layout>(block, c, first + v * simd::width, ask);
         for (int first_word = c / layout::per_word; first_word < (c + 16) / layout::per_word; first_word += words_at_once) {
           PITH_UNROLL for (int nth = 0; nth < words_at_once; ++nth) {
             int const word = first_word + nth;
-            simd::u32v const words = simd::load_words(block + 4ll * (word * block_tokens + first + v * simd::width));
+            std::byte const* const at = block + 4ll * (word * block_tokens + first + v * simd::width);
+            simd::u32v const words = simd::load_words(at);
+            ask(at);
             PITH_UNROLL for (int i = 0; i < layout::per_word; ++i) {
               simd::f32v const u = codes_of_field<layout>(words, high, nth, i);
               PITH_UNROLL for (int m = 0; m < M; ++m) sum[m][v] = simd::fma(u, simd::all(q[m][word * layout::per_word + i]), sum[m][v]);
@@ -171,42 +174,42 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
   }
 
   // the same in integers, times the step
-  template <int Ahead>
-  static void sum_integer(std::byte const* block, int first, int from, int to, rounded_row<Bits, Channels> const* q, sums_type& sum) {
+  template <class Ask>
+  static void sum_integer(std::byte const* block, int first, int from, int to, rounded_row<Bits, Channels> const* q, sums_type& sum, Ask ask) {
     simd::i32v acc[M][chunk_vectors];
     bool any_wide = false;
     PITH_UNROLL for (int m = 0; m < M; ++m) {
       any_wide = any_wide || q[m].wide;
       PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) acc[m][v] = simd::i32v(0);
     }
-    accumulate<Ahead>(block, first, from, to, q, false, acc);
+    accumulate(block, first, from, to, q, false, acc, ask);
     PITH_UNROLL for (int m = 0; m < M; ++m)
       PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) sum[m][v] = simd::to_float(acc[m][v]) * simd::all(q[m].high_step());
     if (any_wide) {
       PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) acc[m][v] = simd::i32v(0);
-      accumulate<0>(block, first, from, to, q, true, acc);
+      accumulate(block, first, from, to, q, true, acc, ask_nothing{});
       for (int m = 0; m < M; ++m)
         for (int v = 0; v < chunk_vectors; ++v) sum[m][v] = simd::fma(simd::to_float(acc[m][v]), simd::all(q[m].step), sum[m][v]);
     }
   }
 
   // acc += sum_c q[c] u[t,c] over the high or the low bytes of Rows rows of q
-  template <int Ahead, int Rows>
+  template <class Ask, int Rows>
   PITH_INLINE static void accumulate(std::byte const* block, int first, int from, int to, rounded_row<Bits, Channels> const* q, bool low_part,
-                                     simd::i32v (&acc)[Rows][chunk_vectors]) {
+                                     simd::i32v (&acc)[Rows][chunk_vectors], Ask ask) {
     constexpr int steps = layout::per_word / 4;
     std::byte const* bytes[Rows];
     PITH_UNROLL for (int m = 0; m < Rows; ++m) bytes[m] = reinterpret_cast<std::byte const*>(low_part ? q[m].low : q[m].high);
     for (int first_word = from / layout::per_word; first_word < to / layout::per_word; first_word += words_at_once) {
       high_words<layout> high[chunk_vectors];
-      PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) high[v] = load_high<layout>(block, first_word * layout::per_word, first + v * simd::width);
+      PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) high[v] = load_high<layout>(block, first_word * layout::per_word, first + v * simd::width, ask);
       PITH_UNROLL for (int nth = 0; nth < words_at_once; ++nth) {
         int const word = first_word + nth;
         simd::u32v words[chunk_vectors], codes[chunk_vectors];
         PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) {
           std::byte const* const at = block + 4ll * (word * block_tokens + first + v * simd::width);
           words[v] = simd::load_words(at);
-          if constexpr (Ahead > 0 && simd::width * 4 == 64) simd::prefetch(at + Ahead);
+          ask(at);
         }
         PITH_UNROLL for (int step = 0; step < steps; ++step) {
           PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) codes[v] = codes_of_step<layout>(words[v], high[v], nth, step);
@@ -219,17 +222,17 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
     }
   }
 
-  template <int Ahead>
-  static void run_per_token(std::byte const* tile, query const& q, float* scores, int stride) {
+  template <class Ask>
+  static void run_per_token(std::byte const* tile, query const& q, float* scores, int stride, Ask ask) {
     for (int first = 0; first < block_tokens; first += chunk) {
       simd::f32v score[M][chunk_vectors];
       PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) score[m][v] = simd::all(0);
       for (int g = 0; g < groups; ++g) {
         sums_type sum;  // sum_c q[c] (u[t,c] - middle), in units of a rounded query's step
         if constexpr (in_integers) {
-          centred_integer<Ahead>(tile, first, g, q, sum);
+          centred_integer(tile, first, g, q, sum, ask);
         } else {
-          sum_exact(tile, first, g * group, (g + 1) * group, q.value, sum);
+          sum_exact(tile, first, g * group, (g + 1) * group, q.value, sum, ask);
           PITH_UNROLL for (int m = 0; m < M; ++m)
             PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v)
               sum[m][v] = sum[m][v] - simd::all(static_cast<float>(storage::middle) * q.total[m][g]);
@@ -255,12 +258,12 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
   }
 
   // sum_c q[c] (u[t,c] - middle) over group g, in steps of the rounded query: exact
-  template <int Ahead>
-  PITH_INLINE static void centred_integer(std::byte const* tile, int first, int g, query const& q, sums_type& sum) {
+  template <class Ask>
+  PITH_INLINE static void centred_integer(std::byte const* tile, int first, int g, query const& q, sums_type& sum, Ask ask) {
     simd::i32v acc[M][chunk_vectors];
     PITH_UNROLL for (int m = 0; m < M; ++m)
       PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) acc[m][v] = simd::i32v(-storage::middle * q.rounded_total[0][m][g]);
-    accumulate<Ahead>(tile, first, g * group, (g + 1) * group, q.rounded, false, acc);
+    accumulate(tile, first, g * group, (g + 1) * group, q.rounded, false, acc, ask);
     PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) sum[m][v] = simd::to_float(acc[m][v]);
   }
 
@@ -271,7 +274,7 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
     for (int g = 0; g < groups; ++g) {
       simd::i32v acc[1][chunk_vectors];
       PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) acc[0][v] = simd::i32v(-storage::middle * q.rounded_total[1][m][g]);
-      accumulate<0>(tile, first, g * group, (g + 1) * group, q.rounded + m, true, acc);
+      accumulate(tile, first, g * group, (g + 1) * group, q.rounded + m, true, acc, ask_nothing{});
       PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) {
         std::int64_t const index = static_cast<std::int64_t>(g) * storage::group_lanes + first + v * simd::width;
         score[v] = simd::fma(scale_of<storage>(tile, index), simd::to_float(acc[0][v]), score[v]);
@@ -283,8 +286,8 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
     }
   }
 
-  template <int Ahead>
-  static void run_per_channel(std::byte const* tile, query const& q, float* scores, int stride) {
+  template <class Ask>
+  static void run_per_channel(std::byte const* tile, query const& q, float* scores, int stride, Ask ask) {
     alignas(64) float folded[M][padded];
     rounded_row<Bits, Channels> rounded[in_integers ? M : 1];
     for (int g = 0; g < storage::groups; ++g) {
@@ -325,9 +328,9 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
         std::byte const* const block = tile + token / block_tokens * layout::bytes;
         sums_type sum;
         if constexpr (in_integers)
-          sum_integer<Ahead>(block, token % block_tokens, 0, Channels, rounded, sum);
+          sum_integer(block, token % block_tokens, 0, Channels, rounded, sum, ask);
         else
-          sum_exact(block, token % block_tokens, 0, Channels, folded, sum);
+          sum_exact(block, token % block_tokens, 0, Channels, folded, sum, ask);
         PITH_UNROLL for (int m = 0; m < M; ++m)
           PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v)
             simd::store(scores + m * stride + token + v * simd::width, sum[m][v] + simd::all(constant[m]));

@@ -35,7 +35,10 @@ struct linear_dot<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
     : dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, use::dot>, Accuracy, M> {
   using base = dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, use::dot>, Accuracy, M>;
   static void run(std::byte const* tile, typename base::query const& q, float* scores, int stride) {
-    base::template run<ahead_bytes<typename base::storage, M>>(tile, q, scores, stride);
+    if constexpr (ahead_bytes<typename base::storage, M> > 0)
+      base::run(tile, q, scores, stride, ask_ahead{ahead_bytes<typename base::storage, M>});
+    else
+      base::run(tile, q, scores, stride);
   }
 };
 

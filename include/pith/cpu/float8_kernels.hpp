@@ -111,13 +111,8 @@ template <class T, class Group, class Scale, int Channels, int PageTokens, class
   requires(Channels % 16 == 0 && 16 % simd::width == 0)
 struct mix_kernel<float8_tile<T, Group, Scale, Channels, PageTokens, use::mix>, Accuracy, M> {
   using storage = float8_tile<T, Group, Scale, Channels, PageTokens, use::mix>;
-  static constexpr int groups = 1;
 
-  static void run(std::byte const* tile, float const* weights, int stride, float* sums, float* used) {
-    for (int m = 0; m < M; ++m) {
-      used[m] = 0;
-      for (int t = 0; t < storage::tokens; ++t) used[m] += weights[m * stride + t];
-    }
+  static void run(std::byte const* tile, float const* weights, int stride, float* sums) {
     for (int first = 0; first < storage::tokens; first += segment) {
       std::byte const* const block = tile + first / block_tokens * storage::layout::bytes + first % block_tokens * Channels;
       for (int from = 0; from < Channels; from += group) {

@@ -2,7 +2,7 @@
 // The two verbs on the CPU, for M query rows at once, and the generic form that is right for every codec.
 //
 //   dot_kernel<Storage, Accuracy, M>    scores[m][t] = sum_c X[t][c] q[m][c]
-//   mix_kernel<Storage, Accuracy, M>    sums[m][c] += sum_t w[m][t] X[t][c],   weight[m][g] = sum_t w[m][t] as it was used for channel group g
+//   mix_kernel<Storage, Accuracy, M>    sums[m][c] += sum_t w[m][t] X[t][c]
 //
 // Storage is the leaf tile that is read (rows may be stored in a transformed basis: the caller transforms q and restores sums).
 // Accuracy exact multiplies decoded values in f32. Accuracy integer quantizes q, or w, to 8 bits and multiplies integers; a codec
@@ -19,6 +19,15 @@ namespace pith {
 inline namespace PITH_ISA {
 
 struct cpu {};  // the backend; a type that names it carries the instruction set in its name
+
+// What a kernel does for each line of packed bytes that it reads: nothing, or ask for the line that lies `bytes` further on.
+struct ask_nothing {
+  PITH_INLINE void operator()(std::byte const*) const {}
+};
+struct ask_ahead {
+  std::ptrdiff_t bytes;
+  PITH_INLINE void operator()(std::byte const* at) const { simd::prefetch_far(at + bytes); }
+};
 
 template <class Storage, class Accuracy, int M>
 struct dot_kernel {
@@ -48,25 +57,36 @@ struct dot_kernel {
   }
 };
 
+// What a mix kernel keeps outside the sums; most keep nothing.
+struct no_lanes {
+  void scale(int, float) {}
+  void move_to(float*) {}
+};
+template <class Mix>
+struct lanes_of_kernel {
+  using type = no_lanes;
+};
+template <class Mix>
+  requires requires { typename Mix::lanes; }
+struct lanes_of_kernel<Mix> {
+  using type = typename Mix::lanes;
+};
+template <class Mix>
+using lanes_of = typename lanes_of_kernel<Mix>::type;
+
 template <class Storage, class Accuracy, int M>
 struct mix_kernel {
   using storage = Storage;
   static constexpr int tokens = Storage::tokens;
   static constexpr int channels = Storage::channels;
-  static constexpr int groups = 1;  // channel groups whose weights are rounded differently
 
-  // weights [m][stride], sums [m][channel], used [m][group]
-  static void run(std::byte const* tile, float const* weights, int stride, float* sums, float* used) {
+  // weights [m][stride], sums [m][channel]
+  static void run(std::byte const* tile, float const* weights, int stride, float* sums) {
     float rows[tokens * channels];
     Storage::decode(tile, rows);
-    for (int m = 0; m < M; ++m) {
-      used[m] = 0;
-      for (int t = 0; t < tokens; ++t) {
-        float const w = weights[m * stride + t];
-        used[m] += w;
-        for (int c = 0; c < channels; ++c) sums[m * channels + c] += w * rows[t * channels + c];
-      }
-    }
+    for (int m = 0; m < M; ++m)
+      for (int t = 0; t < tokens; ++t)
+        for (int c = 0; c < channels; ++c) sums[m * channels + c] += weights[m * stride + t] * rows[t * channels + c];
   }
 };
 

@@ -198,9 +198,9 @@ struct cpu_linear {
 
   template <int M>
   static void mix_panel(std::byte const* tile, float const* weights, std::int64_t stride, float* sums) {
-    float used[M * mix<M>::groups], near[M][tokens];
+    float near[M][tokens];
     for (int m = 0; m < M; ++m) std::copy_n(weights + m * stride, tokens, near[m]);
-    mix<M>::run(tile, near[0], tokens, sums, used);
+    mix<M>::run(tile, near[0], tokens, sums);
   }
 
   // Integers know neither NaN nor infinity: a row with one starts from NaN, and its numbers count as zeros.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "pith/codec/integer.hpp"
+#include "pith/cpu/kernel.hpp"
 #include "pith/simd/vec.hpp"
 
 namespace pith {
@@ -28,6 +29,12 @@ PITH_INLINE simd::f32v offset_of(std::byte const* tile, std::int64_t index, simd
   }
 }
 
+// Scales lie behind the codes but are needed with the first of them, which no stream of reads foretells.
+template <class Storage, class Ask>
+PITH_INLINE void ask_for_parameters(std::byte const* tile, Ask ask) {
+  for (std::int64_t at = Storage::scale_at / 64 * 64; at < Storage::bytes; at += 64) ask(tile + at);
+}
+
 // Words of the higher planes that belong to 16 neighbouring codes, shifted to the first of them; nothing where codes are one plane.
 template <class Layout>
 struct high_words {
@@ -35,12 +42,14 @@ struct high_words {
 };
 
 // Of the codes [first, first + 16) of `width` lanes; first is a multiple of 16.
-template <class Layout>
-PITH_INLINE high_words<Layout> load_high(std::byte const* block, int first, int lane) {
+template <class Layout, class Ask = ask_nothing>
+PITH_INLINE high_words<Layout> load_high(std::byte const* block, int first, int lane, Ask ask = {}) {
   high_words<Layout> high{};
   PITH_UNROLL for (int i = 1; i < Layout::planes; ++i) {
     int const word = Layout::words_before(i) + first / (32 / Layout::bits_of(i));
-    simd::u32v const x = simd::load_words(block + 4ll * (word * Layout::lanes + lane));
+    std::byte const* const at = block + 4ll * (word * Layout::lanes + lane);
+    simd::u32v const x = simd::load_words(at);
+    ask(at);
     high.plane[i - 1] = Layout::bits_of(i) == 1 ? x >> (4 * (first / 16 % 2)) : x;
   }
   return high;

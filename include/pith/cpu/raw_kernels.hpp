@@ -29,14 +29,17 @@ struct dot_kernel<raw_tile<T, Channels, use::dot, Tokens>, Accuracy, M> {
       for (int m = 0; m < M; ++m) out.value[c][m] = c < Channels ? q[m * Channels + c] : 0.0f;
   }
 
-  static void run(std::byte const* tile, query const& q, float* scores, int stride) {
+  template <class Ask = ask_nothing>
+  static void run(std::byte const* tile, query const& q, float* scores, int stride, Ask ask = {}) {
     constexpr int vectors = Tokens / simd::width >= 2 ? 2 : 1;  // token vectors at a time: 2M accumulators
     for (int first = 0; first < Tokens; first += vectors * simd::width) {
       simd::f32v sum[M][vectors];
       PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < vectors; ++v) sum[m][v] = simd::all(0);
       for (int word = 0; word < storage::layout::words; ++word) {
         PITH_UNROLL for (int v = 0; v < vectors; ++v) {
-          simd::u32v const words = simd::load_words(tile + 4ll * (word * Tokens + first + v * simd::width));
+          std::byte const* const at = tile + 4ll * (word * Tokens + first + v * simd::width);
+          simd::u32v const words = simd::load_words(at);
+          ask(at);
           PITH_UNROLL for (int half = 0; half < per_word; ++half) {
             simd::f32v const x = simd::half_to_float<T>(words, half);
             PITH_UNROLL for (int m = 0; m < M; ++m) sum[m][v] = simd::fma(x, simd::all(q.value[word * per_word + half][m]), sum[m][v]);
@@ -53,24 +56,22 @@ template <storage_scalar T, int Channels, int Tokens, class Accuracy, int M>
   requires(Channels % simd::width == 0)
 struct mix_kernel<raw_tile<T, Channels, use::mix, Tokens>, Accuracy, M> {
   using storage = raw_tile<T, Channels, use::mix, Tokens>;
-  static constexpr int groups = 1;
 
-  static void run(std::byte const* tile, float const* weights, int stride, float* sums, float* used) {
+  template <class Ask = ask_nothing>
+  static void run(std::byte const* tile, float const* weights, int stride, float* sums, Ask ask = {}) {
     constexpr int per_word = storage::layout::per_word;
     // Few rows leave accumulators for longer runs of memory: 1.8 times as fast on a stream of tiles.
     constexpr int all = Channels / simd::width, most = M == 1 ? 16 : M == 2 ? 8 : 4;
     constexpr int vectors = simd::width >= 16 && all % most == 0 ? most : all % 4 == 0 ? 4 : all % 2 == 0 ? 2 : 1;
-    for (int m = 0; m < M; ++m) {
-      used[m] = 0;
-      for (int t = 0; t < Tokens; ++t) used[m] += weights[m * stride + t];
-    }
     for (int first = 0; first < Channels; first += vectors * simd::width) {
       simd::f32v sum[M][vectors];
       PITH_UNROLL for (int m = 0; m < M; ++m)
         PITH_UNROLL for (int v = 0; v < vectors; ++v) sum[m][v] = simd::load(sums + m * Channels + first + v * simd::width);
       for (int word = 0; word < storage::layout::words; ++word) {
         PITH_UNROLL for (int v = 0; v < vectors; ++v) {
-          simd::u32v const words = simd::load_words(tile + 4ll * (word * Channels + first + v * simd::width));
+          std::byte const* const at = tile + 4ll * (word * Channels + first + v * simd::width);
+          simd::u32v const words = simd::load_words(at);
+          ask(at);
           PITH_UNROLL for (int half = 0; half < per_word; ++half) {
             simd::f32v const x = simd::half_to_float<T>(words, half);
             PITH_UNROLL for (int m = 0; m < M; ++m) sum[m][v] = simd::fma(x, simd::all(weights[m * stride + word * per_word + half]), sum[m][v]);

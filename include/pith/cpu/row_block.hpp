@@ -4,9 +4,8 @@
 //   s[t] = q . k[t] (scaled, base 2), capped, + bias[t];   m = max s;   p[t] = 2^(s[t] - m)
 //   out = sum p[t] v[t] / sum p[t],   lse = ln sum e^(s[t])
 //
-// Pieces come in any order; the running maximum rescales what was summed before. `total` holds the weights as the mix kernel really used
-// them, one sum for each channel group that rounds its weights apart; `exact` holds the true sum, for the lse. Nothing that is masked, and
-// no empty piece, changes any of them.
+// Pieces come in any order; the running maximum rescales what was summed before. Nothing that is masked, and no empty piece, changes
+// anything.
 // from    Milakov and Gimelshein, Online normalizer calculation for softmax, 2018
 #pragma once
 
@@ -39,7 +38,7 @@ struct step_scope {
   float const* bias = nullptr;          // natural-log units, per slot of the sequence, or none
 };
 
-template <int KeyChannels, int ValueChannels, int ValueGroups, int M>
+template <int KeyChannels, int ValueChannels, class Lanes, int M>
 class row_block {
  public:
   // Row m sees slots in [lower[m], upper[m]).
@@ -50,61 +49,75 @@ class row_block {
     for (int m = 0; m < M; ++m) {
       float const sink = sink_logits != nullptr ? sink_logits[m] * log2_e : masked;
       max_[m] = sink > masked ? sink : masked;
-      exact_[m] = max_[m] > masked / 2 ? 1.0f : 0.0f;
-      for (float& total : total_[m]) total = exact_[m];
+      simd::store(total_[m], simd::all(0));
+      total_[m][0] = max_[m] > masked / 2 ? 1.0f : 0.0f;
       for (float& sum : sums_[m]) sum = 0;
     }
   }
 
   // One step over `tokens` slots. Dot and Mix are kernels; key_at(t) and value_at(t) give the tile that starts at token t of the step.
-  template <class Dot, class Mix, class KeyAt, class ValueAt>
-  void step(typename Dot::query const& query, int tokens, step_scope const& scope, KeyAt key_at, ValueAt value_at) {
+  template <class Dot, class Mix, class KeyAt, class ValueAt, class Ask = ask_nothing>
+  void step(typename Dot::query const& query, int tokens, step_scope const& scope, KeyAt key_at, ValueAt value_at, Ask ask = {}) {
     alignas(64) float scores[M][step_tokens];
     std::int64_t const last = scope.first_slot + tokens;
     bool any = false;
     for (int m = 0; m < M; ++m) any = any || (lower[m] < last && upper[m] > scope.first_slot);
     if (!any) return;
-    for (int t = 0; t < tokens; t += Dot::storage::tokens) Dot::run(key_at(t), query, scores[0] + t, step_tokens);
+    for (int t = 0; t < tokens; t += Dot::storage::tokens) {
+      if constexpr (requires { Dot::run(key_at(t), query, scores[0], step_tokens, ask); })
+        Dot::run(key_at(t), query, scores[0] + t, step_tokens, ask);
+      else
+        Dot::run(key_at(t), query, scores[0] + t, step_tokens);
+    }
     if (soft_cap_ > 0) cap(scores, tokens);
     if (scope.bias != nullptr) add_bias(scores, tokens, scope);
     mask(scores, tokens, scope);
     if (!weigh(scores, tokens)) return;
-    for (int t = 0; t < tokens; t += Mix::storage::tokens) {
-      float used[M * Mix::groups];
-      Mix::run(value_at(t), scores[0] + t, step_tokens, sums_[0], used);
-      for (int m = 0; m < M; ++m)
-        for (int g = 0; g < ValueGroups; ++g) total_[m][g] += used[m * Mix::groups + (Mix::groups == ValueGroups ? g : 0)];
+    if constexpr (requires { Mix::template add<1>(value_at(0), scores[0], step_tokens, sums_[0], rest_, ask); }) {
+      // Two neighbouring tiles share one step of their weights, and one pass over the sums.
+      constexpr int two = 2 * Mix::storage::tokens;
+      int t = 0;
+      if constexpr (two <= 64)
+        for (; t + two <= tokens; t += two) Mix::template add<2>(value_at(t), scores[0] + t, step_tokens, sums_[0], rest_, ask);
+      for (; t < tokens; t += Mix::storage::tokens) Mix::template add<1>(value_at(t), scores[0] + t, step_tokens, sums_[0], rest_, ask);
+    } else {
+      for (int t = 0; t < tokens; t += Mix::storage::tokens) {
+        if constexpr (requires { Mix::run(value_at(t), scores[0], step_tokens, sums_[0], ask); })
+          Mix::run(value_at(t), scores[0] + t, step_tokens, sums_[0], ask);
+        else
+          Mix::run(value_at(t), scores[0] + t, step_tokens, sums_[0]);
+      }
     }
   }
 
-  // Brings sums that were gathered in a transformed basis back; the groups get one common denominator first.
+  // Brings in what the mix kernels left to add.
+  void gather() { rest_.move_to(sums_[0]); }
+
+  // Brings sums that were gathered in a transformed basis back.
   template <class ValueTile>
   void restore(state_of<ValueTile> const& calibration) {
-    for (int m = 0; m < M; ++m) {
-      for (int g = 0; g < ValueGroups; ++g) {
-        float const factor = total_[m][g] > 0 ? exact_[m] / total_[m][g] : 1.0f;
-        for (int c = 0; c < ValueChannels / ValueGroups; ++c) sums_[m][g * (ValueChannels / ValueGroups) + c] *= factor;
-        total_[m][g] = exact_[m];
-      }
-      ValueTile::restore_output(sums_[m], calibration);
-    }
+    gather();
+    for (int m = 0; m < M; ++m) ValueTile::restore_output(sums_[m], calibration);
   }
 
   // out [channel]
   void output(int m, float* out) const {
-    for (int c = 0; c < ValueChannels; ++c) {
-      float const total = total_[m][c / (ValueChannels / ValueGroups)];
-      out[c] = total > 0 ? sums_[m][c] / total : 0.0f;
-    }
+    float const sum = total(m);
+    for (int c = 0; c < ValueChannels; ++c) out[c] = sum > 0 ? sums_[m][c] / sum : 0.0f;
   }
   float lse(int m) const {
-    return exact_[m] > 0 ? (max_[m] + std::log2(exact_[m])) * ln_2 : bits_float(0xff800000u);
+    return total(m) > 0 ? (max_[m] + std::log2(total(m))) * ln_2 : bits_float(0xff800000u);
   }
 
  private:
   float soft_cap_ = 0;
-  float max_[M], exact_[M], total_[M][ValueGroups];
+  float max_[M];
+  alignas(64) float total_[M][simd::width];  // of the weights, in lanes
   alignas(64) float sums_[M][ValueChannels];
+  [[no_unique_address]] Lanes rest_;
+
+  float total(int m) const { return simd::sum(simd::load(total_[m])); }
+
 
   // cap tanh(s / cap), with tanh x = sign(x) (1 - e^-2|x|) / (1 + e^-2|x|)
   void cap(float (&scores)[M][step_tokens], int tokens) const {
@@ -153,7 +166,7 @@ class row_block {
       most[m] = simd::load(scores[m]);
       for (int t = simd::width; t < tokens; t += simd::width) most[m] = simd::max(most[m], simd::load(scores[m] + t));
     }
-    float peak[M], added[M];
+    float peak[M];
     simd::largest_of_each(most, peak);
     bool any = false;
     PITH_UNROLL for (int m = 0; m < M; ++m) {
@@ -174,15 +187,14 @@ class row_block {
         simd::store(scores[m] + t, p);
         sum[m] = sum[m] + p;
       }
-    simd::sums(sum, added);
-    for (int m = 0; m < M; ++m) exact_[m] += added[m];
+    PITH_UNROLL for (int m = 0; m < M; ++m) simd::store(total_[m], simd::load(total_[m]) + sum[m]);
     return any;
   }
 
   void rescale(int m, float factor) {
-    exact_[m] *= factor;
-    for (float& total : total_[m]) total *= factor;
+    simd::store(total_[m], simd::load(total_[m]) * simd::all(factor));
     for (int c = 0; c < ValueChannels; c += simd::width) simd::store(sums_[m] + c, simd::load(sums_[m] + c) * simd::all(factor));
+    rest_.scale(m, factor);
   }
 };
 

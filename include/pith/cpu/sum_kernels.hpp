@@ -4,9 +4,7 @@
 //   dot   every stage's scores, added;  outliers: scores[t] += d q[c] for each entry (t, c, d);  low rank: scores = A (B q)
 //   mix   every stage's sums, added;    outliers: sums[c] += d w[t];                             low rank: sums += B' (A' w)
 //
-// Stages without integer codes compute exactly under both accuracies. In integer accuracy dot uses each stage's own kernel. In mix the
-// first stage that rounds its weights keeps doing so; the others are mixed exactly and scaled, channel group by channel group of a tile,
-// by sum(used weights) / sum(weights), so that in every stage the weights add up to what `used` says: numerator and denominator agree.
+// Stages without integer codes compute exactly under both accuracies; the others round the query, or the weights, each for itself.
 // cost    outliers: M multiply-adds for each entry, one at a time; low rank: R (tokens + channels) M multiply-adds for a tile
 #pragma once
 
@@ -18,15 +16,6 @@
 
 namespace pith {
 inline namespace PITH_ISA {
-
-// What a mix kernel that rounds its weights says of itself.
-template <class Kernel>
-inline constexpr bool rounds_weights = [] {
-  if constexpr (requires { Kernel::in_integers; })
-    return Kernel::in_integers;
-  else
-    return false;
-}();
 
 // f(token, channel, value) for every entry that is used.
 template <class Storage, class F>
@@ -54,19 +43,6 @@ PITH_INLINE void for_each_outlier(std::byte const* tile, F f) {
 template <int Count>
 PITH_INLINE void clear(float* to) {
   for (int i = 0; i < Count; i += simd::width) simd::store(to + i, simd::all(0));
-}
-
-// The sums of M rows of weights.
-template <int Tokens, int M>
-PITH_INLINE void sum_weights(float const* weights, int stride, float* used) {
-  simd::f32v sum[M];
-  float total[M];
-  PITH_UNROLL for (int m = 0; m < M; ++m) {
-    sum[m] = simd::all(0);
-    for (int t = 0; t < Tokens; t += simd::width) sum[m] = sum[m] + simd::load(weights + m * stride + t);
-  }
-  simd::sums(sum, total);
-  for (int m = 0; m < M; ++m) used[m] = total[m];
 }
 
 template <class Which, class Group, leave Leave, storage_scalar Value, int Channels, int PageTokens, class Accuracy, int M>
@@ -98,13 +74,11 @@ template <class Which, class Group, leave Leave, storage_scalar Value, int Chann
   requires(Channels % 16 == 0 && 16 % simd::width == 0)
 struct mix_kernel<outlier_tile<Which, Group, Leave, Value, Channels, PageTokens>, Accuracy, M> {
   using storage = outlier_tile<Which, Group, Leave, Value, Channels, PageTokens>;
-  static constexpr int groups = 1;
 
-  static void run(std::byte const* tile, float const* weights, int stride, float* sums, float* used) {
+  static void run(std::byte const* tile, float const* weights, int stride, float* sums) {
     for_each_outlier<storage>(tile, [&](int token, int channel, float value) {
       PITH_UNROLL for (int m = 0; m < M; ++m) sums[m * Channels + channel] += value * weights[m * stride + token];
     });
-    sum_weights<storage::tokens, M>(weights, stride, used);
   }
 };
 
@@ -159,9 +133,8 @@ template <low_rank_storage Storage, class Accuracy, int M>
 struct mix_kernel<Storage, Accuracy, M> {
   using storage = Storage;
   using scalar = typename Storage::scalar;
-  static constexpr int groups = 1;
 
-  static void run(std::byte const* tile, float const* weights, int stride, float* sums, float* used) {
+  static void run(std::byte const* tile, float const* weights, int stride, float* sums) {
     constexpr std::int64_t size = sizeof(scalar);
     float projected[Storage::rank][M];  // A' w
     for (int r = 0; r < Storage::rank; ++r) {
@@ -181,7 +154,6 @@ struct mix_kernel<Storage, Accuracy, M> {
                           simd::all(projected[r][m]), sum);
         simd::store(sums + m * Storage::channels + c, sum);
       }
-    sum_weights<Storage::tokens, M>(weights, stride, used);
   }
 };
 
@@ -230,66 +202,19 @@ template <class First, class... Rest, class Accuracy, int M>
   requires(First::channels % 16 == 0 && 16 % simd::width == 0)
 struct mix_kernel<sum_tile<First, Rest...>, Accuracy, M> {
   using storage = sum_tile<First, Rest...>;
-  static constexpr int channels = storage::channels;
-  template <int I, class A>
-  using stage = std::tuple_element_t<static_cast<std::size_t>(I),
-                                     std::tuple<mix_kernel<typename First::storage, A, M>, mix_kernel<typename Rest::storage, A, M>...>>;
+  template <int I>
+  using stage = std::tuple_element_t<static_cast<std::size_t>(I), std::tuple<mix_kernel<typename First::storage, Accuracy, M>,
+                                                                            mix_kernel<typename Rest::storage, Accuracy, M>...>>;
 
-  // The stage that rounds its weights; none: `stages`.
-  static constexpr int rounding = [] {
-    bool const rounds[] = {rounds_weights<mix_kernel<typename First::storage, Accuracy, M>>,
-                           rounds_weights<mix_kernel<typename Rest::storage, Accuracy, M>>...};
-    int i = 0;
-    while (i < storage::stages && !rounds[i]) ++i;
-    return i;
-  }();
-  static constexpr bool in_integers = rounding < storage::stages;
-  static constexpr int groups = [] {
-    if constexpr (in_integers)
-      return stage<rounding, Accuracy>::groups;
-    else
-      return 1;
-  }();
-
-  static void run(std::byte const* tile, float const* weights, int stride, float* sums, float* used) {
-    for (int i = 0; i < M * groups; ++i) used[i] = 0;
-    float exact[M];
-    sum_weights<storage::tokens, M>(weights, stride, exact);
-    if constexpr (in_integers) {
-      run_stage<rounding, Accuracy>(tile, weights, stride, sums, used);
-      alignas(64) float others[M * channels];
-      clear<M * channels>(others);
-      run_others<0>(tile, weights, stride, others);
-      constexpr int group = channels / groups;
-      for (int m = 0; m < M; ++m)
-        for (int g = 0; g < groups; ++g) {
-          simd::f32v const ratio = simd::all(exact[m] > 0 ? used[m * groups + g] / exact[m] : 0.0f);
-          for (int c = m * channels + g * group; c < m * channels + (g + 1) * group; c += simd::width)
-            simd::store(sums + c, simd::fma(ratio, simd::load(others + c), simd::load(sums + c)));
-        }
-    } else {
-      run_others<0>(tile, weights, stride, sums);
-      for (int m = 0; m < M; ++m) used[m] = exact[m];
-    }
-  }
+  static void run(std::byte const* tile, float const* weights, int stride, float* sums) { run_from<0>(tile, weights, stride, sums); }
 
  private:
-  // One stage over all its tiles; adds to sums and to used.
-  template <int I, class A>
-  static void run_stage(std::byte const* tile, float const* weights, int stride, float* sums, float* used) {
-    using leaf = typename stage<I, A>::storage;
-    for (int i = 0; i < storage::tokens / leaf::tokens; ++i) {
-      float part[M * stage<I, A>::groups];
-      stage<I, A>::run(tile + storage::part_at(I) + i * leaf::bytes, weights + i * leaf::tokens, stride, sums, part);
-      if (used != nullptr)
-        for (int j = 0; j < M * stage<I, A>::groups; ++j) used[j] += part[j];
-    }
-  }
-
   template <int I>
-  static void run_others(std::byte const* tile, float const* weights, int stride, float* sums) {
-    if constexpr (I != rounding) run_stage<I, exact_accuracy>(tile, weights, stride, sums, nullptr);
-    if constexpr (I + 1 < storage::stages) run_others<I + 1>(tile, weights, stride, sums);
+  static void run_from(std::byte const* tile, float const* weights, int stride, float* sums) {
+    using leaf = typename stage<I>::storage;
+    for (int i = 0; i < storage::tokens / leaf::tokens; ++i)
+      stage<I>::run(tile + storage::part_at(I) + i * leaf::bytes, weights + i * leaf::tokens, stride, sums);
+    if constexpr (I + 1 < storage::stages) run_from<I + 1>(tile, weights, stride, sums);
   }
 };
 
