@@ -2,28 +2,18 @@
 // The example model's forward pass against logits that PyTorch computed in f32 from the same bf16 weights (examples/model/export.py).
 // The prompt is fed in chunks of 16 bytes, so that most of what a query sees comes out of the cache.
 #include <cmath>
-#include <fstream>
-#include <iterator>
 #include <string>
 #include <vector>
 
 #include "examples/cached_attention.hpp"
 #include "examples/compositions.hpp"
 #include "examples/evaluate.hpp"
-#include "support/catch.hpp"
-
-#ifndef PITH_SOURCE_DIR
-#define PITH_SOURCE_DIR "."
-#endif
+#include "examples/model.hpp"
 
 namespace {
 
 using namespace example;
-
-std::string read_file(std::string const& name) {
-  std::ifstream file(PITH_SOURCE_DIR "/examples/model/" + name, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
+using pith_test::read_model_file;
 
 struct golden {
   llama model;
@@ -34,7 +24,7 @@ struct golden {
 golden const& loaded() {
   static golden const g = [] {
     golden out;
-    std::string const weights = read_file("pith-kjv.safetensors"), expected = read_file("golden.safetensors");
+    std::string const weights = read_model_file("pith-kjv.safetensors"), expected = read_model_file("golden.safetensors");
     auto model = load_llama(std::as_bytes(std::span(weights)));
     auto file = pith::safetensors::read(std::as_bytes(std::span(expected)));
     REQUIRE(model);
@@ -149,7 +139,7 @@ TEST_CASE("llama: a bf16 cache loses nothing but the rounding of its keys and va
 }
 
 TEST_CASE("llama: packed bf16 weights are the file's own, and give PyTorch's logits", "[examples][golden][linear]") {
-  std::string const weights = read_file("pith-kjv.safetensors");
+  std::string const weights = read_model_file("pith-kjv.safetensors");
   auto const with = [&](matrix_maker make) {
     auto model = load_llama(std::as_bytes(std::span(weights)), make);
     REQUIRE(model);
