@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How wide integer accuracy makes a query: 8 bits, or 15 where an outlier channel of magnitude 30 would make 8 the larger error. The width is
-// read off the scores: their distance from the decoded keys' scores, over what the rounding to 8 bits would cause,
+// How wide integer accuracy makes a query: 8 bits, or 15 where an outlier channel of magnitude 30 would make 8 the larger error. The
+// width is read off the scores: their distance from the decoded keys' scores, over what the rounding to 8 bits would cause,
 //
 //   ratio = rms(score - sum_c q[c] x[t][c]) / rms(step8 / sqrt(12) * sqrt(sum_c ((u - middle) s)^2)),   step8 = max|q| / 127
 //
@@ -13,11 +13,11 @@ using namespace pith_test;
 using pith::use;
 
 struct row_error {
-  double ratio = 0;        // as above, over all tokens
-  double worst8 = 0;       // largest error over its bound for 8 bits, step/2 sum |u - middle| s
-  double worst15 = 0;      // the same for 15 bits, step = max|q| / 16256
-  double rounding = 0;     // root mean square of the error
-  double own = 0;          // that of the codec: decoded keys against the keys
+  double ratio = 0;     // as above, over all tokens
+  double worst8 = 0;    // largest error over its bound for 8 bits, step/2 sum |u - middle| s
+  double worst15 = 0;   // the same for 15 bits, step = max|q| / 16256
+  double rounding = 0;  // root mean square of the error
+  double own = 0;       // that of the codec: decoded keys against the keys
 };
 
 // Four queries at once over one tile of keys.
@@ -48,8 +48,9 @@ std::vector<row_error> row_errors(std::vector<float> const& keys, std::vector<fl
       }
       double const error = std::fabs(scores[static_cast<std::size_t>(m * Tile::tokens + t)] - score), step = most / 127;
       double const sums = (channels + 16) * 0x1p-24 * size;  // f32, whatever is rounded
+      double const step15 = step / 128 * (1 + 0x1p-8);       // a 15-bit number times 1/step is itself off by up to 2^-9 of a step
       e.worst8 = std::max(e.worst8, error / (0.5 * step * sum + sums));
-      e.worst15 = std::max(e.worst15, error / (0.5 * step / 128 * sum * (1 + 0x1p-8) + sums));  // the multiple of a step has 2^-9 of its own
+      e.worst15 = std::max(e.worst15, error / (0.5 * step15 * sum + sums));
       e.rounding += error * error / Tile::tokens, e.own += (score - from_keys) * (score - from_keys) / Tile::tokens;
       expected_squares += step * step / 12 * squares / Tile::tokens;
     }
@@ -113,13 +114,14 @@ void check_wide(char const* name, outlier where) {
 template <class Codec, int Channels>
 void check_narrow(char const* name) {
   INFO(name << ", " << Channels << " channels");
+  using tile = tile_of<Codec, Channels>;
   random_bits random(29);
   int narrow = 0, above15 = 0;
   for (int round = 0; round < rounds; ++round) {
-    std::vector<float> keys(64 * Channels), q(4 * Channels);
+    std::vector<float> keys(static_cast<std::size_t>(tile::tokens) * Channels), q(4 * Channels);
     for (float& one : keys) one = gaussian(random);
     for (float& one : q) one = gaussian(random);
-    for (row_error const& e : row_errors<tile_of<Codec, Channels>>({keys.begin(), keys.begin() + tile_of<Codec, Channels>::tokens * Channels}, q)) {
+    for (row_error const& e : row_errors<tile>(keys, q)) {
       narrow += e.ratio > narrow_above, above15 += e.worst15 > 1;
       CHECK(e.worst8 <= 1);
     }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// What integer accuracy adds to a real model's loss: the example model over held-out text, through one cache that attends in integers and one
-// that attends exactly, with the same codec. Both read the same windows, fed in chunks of 16 bytes, so the difference is paired by window.
+// What integer accuracy adds to a real model's loss: the example model over held-out text, through a cache that attends in integers and
+// one of the same codec that attends exactly. Both read the same windows in chunks of 16 bytes, so the difference is paired by window.
 //
 //   change = mean over windows of (bits per byte, integer - bits per byte, exact)       standard error = sd / sqrt(windows)
 //
-// The test reads 4 windows of 1024 bytes. Measured with AVX-512 over 64 windows, 65536 bytes, of 1.75 bits per byte: int8 per token -0.00006,
-// int4 per token -0.00003, int4 per channel +0.00014, standard errors 0.00003, 0.00008 and 0.00008.
+// The test reads 4 windows of 1024 bytes. Measured with AVX-512 over 64 windows, 65536 bytes, of 1.75 bits per byte: int8 per token
+// -0.00006, int4 per token -0.00003, int4 per channel +0.00014; standard errors 0.00003, 0.00008 and 0.00008.
 //
 //   pith_examples_test "[loss]"          the test
 //   pith_examples_test "[.losses]"       prints the figures, for 4 and for 64 windows
