@@ -63,6 +63,12 @@ constexpr double wide_below = 0.1, narrow_above = 0.4;
 
 enum class outlier { in_queries, in_keys };
 
+// As attention prepares a query: scores in units of log 2.
+template <class Tile>
+void scale_as_attention(std::vector<float>& q) {
+  for (float& one : q) one *= 1.442695f / std::sqrt(static_cast<float>(Tile::channels));
+}
+
 // Gaussian keys and queries. Queries 0 and 2 (or all keys) have an outlier channel of magnitude 30.
 template <class Tile>
 std::vector<row_error> outlier_errors(outlier where, random_bits& random) {
@@ -77,6 +83,7 @@ std::vector<row_error> outlier_errors(outlier where, random_bits& random) {
       q[static_cast<std::size_t>(m * Tile::channels + place)] = m % 2 == 0 ? 1.5f : -1.0f;
     else if (m % 2 == 0)
       q[static_cast<std::size_t>(m * Tile::channels + place)] = m == 0 ? 30.0f : -30.0f;
+  scale_as_attention<Tile>(q);
   return row_errors<Tile>(keys, q);
 }
 
@@ -121,6 +128,7 @@ void check_narrow(char const* name) {
     std::vector<float> keys(static_cast<std::size_t>(tile::tokens) * Channels), q(4 * Channels);
     for (float& one : keys) one = gaussian(random);
     for (float& one : q) one = gaussian(random);
+    scale_as_attention<tile>(q);
     for (row_error const& e : row_errors<tile>(keys, q)) {
       narrow += e.ratio > narrow_above, above15 += e.worst15 > 1;
       CHECK(e.worst8 <= 1);
