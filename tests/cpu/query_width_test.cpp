@@ -29,7 +29,7 @@ std::vector<row_error> row_errors(std::vector<float> const& keys, std::vector<fl
   auto const x = stored_numbers<Tile>(bytes);
   auto query = std::make_unique<typename kernel::query>();
   std::vector<float> scores(static_cast<std::size_t>(rows * Tile::tokens));
-  kernel::prepare(q.data(), *query);
+  kernel::prepare(q.data(), *query, pith::score_tolerance);
   kernel::run(bytes.data(), *query, scores.data(), Tile::tokens);
 
   std::vector<row_error> all(rows);

@@ -49,7 +49,10 @@ struct prepared_rows {
     raw_dot<block_tokens>::prepare(q[0], raw);
     if constexpr (is_transformed<key_tile>)
       for (int m = 0; m < M; ++m) key_tile::transform_query(q[m], calibration);
-    dot<Accuracy>::prepare(q[0], packed);
+    if constexpr (requires { dot<Accuracy>::prepare(q[0], packed, score_tolerance); })
+      dot<Accuracy>::prepare(q[0], packed, score_tolerance);
+    else
+      dot<Accuracy>::prepare(q[0], packed);
     dot<exact_accuracy>::prepare(q[0], exact);
   }
 

@@ -7,12 +7,16 @@
 //
 // exact     codes become f32 and are multiplied by q (or q') in f32
 // integer   q (or q') is rounded to 8 bits, step = max|q| / 127, and dot4 multiplies integers. When that rounding would be a larger
-//           error than the codes' own (an outlier channel in q'), it is rounded to 15 bits, step = max|q| / 16256, 128 high + low, in
-//           two passes. narrow_enough() chooses from the two bounds.
+//           error than the codes' own (an outlier channel in q'), or larger than the caller tolerates, it is rounded to 15 bits,
+//           step = max|q| / 16256, 128 high + low, in two passes. Chosen from the bounds: for each row and token group where scales are
+//           in the query, else for each row and tile, by the tile's largest scale.
 //           error: |score error| <= step/2 * sum_c |u - middle| s, beside the codec's own
 // cost      4 bit, integer, M rows: per 8 * width codes one load, one shift, two masks and 2M dot4; a higher plane (3, 5, 6, 7 bits) adds
 //           a load, and a shift, a mask and an or for every M dot4
 #pragma once
+
+#include <algorithm>
+#include <cmath>
 
 #include "pith/codec/integer.hpp"
 #include "pith/cpu/kernel.hpp"
@@ -23,6 +27,10 @@
 namespace pith {
 inline namespace PITH_ISA {
 
+// What attention tolerates: the standard deviation of a score, in units of log 2, that 8 bits may cause. Without it a model whose
+// scores reach hundreds loses up to 6 % of an output (docs/numerics.md).
+inline constexpr float score_tolerance = 0.1f;
+
 // A row of numbers as 8-bit or 15-bit integers in the order of packed codes.
 template <int Bits, int Channels>
 struct rounded_row {
@@ -31,7 +39,7 @@ struct rounded_row {
   alignas(64) std::uint8_t high[size];  // the 8-bit value, or the upper part of the 15-bit one
   alignas(64) std::uint8_t low[size];
   float step = 0;
-  bool wide = false;
+  bool wide = false;  // there are low bytes, and step is that of 15 bits
 
   // 8 bits are enough if the row's rounding, step/sqrt(12) in every channel, is below 1/128 of the row, or if its effect on a score,
   // times the root mean square of u - middle, is at most half of the codes' own error, |row|/sqrt(12).
@@ -40,11 +48,16 @@ struct rounded_row {
     float const step = most / 127.0f, rounding = step * step * static_cast<float>(Channels);
     return rounding <= 12.0f * 0x1p-14f * squares || rounding * code_square <= 0.25f * squares;
   }
+  // The largest scale with which 8 bits are enough; tolerance 0: any, if the row itself allows 8 bits.
+  static float narrow_scale(float most, float squares, float tolerance) {
+    if (!narrow_enough(most, squares)) return -1;
+    float const per_scale = most / 127.0f * std::sqrt(static_cast<float>(Channels)) * static_cast<float>(1 << Bits) / 12.0f;
+    return tolerance > 0 && per_scale > 0x1p-60f ? tolerance / per_scale : 0x1p120f;
+  }
 
-  // row has `size` numbers, zero beyond Channels, the largest |number| is `most`, the sum of squares `squares`. Returns lanes whose sum is
-  // that of all rounded integers.
-  PITH_INLINE simd::i32v round(float const* row, float most, float squares) {
-    wide = !narrow_enough(most, squares);
+  // row has `size` numbers, zero beyond Channels, the largest |number| is `most`. Returns lanes whose sum is that of all rounded integers.
+  PITH_INLINE simd::i32v round(float const* row, float most, bool to_15_bits) {
+    wide = to_15_bits;
     step = most * (wide ? 1.0f / 16256.0f : 1.0f / 127.0f);
     simd::f32v const inverse = simd::all(inverse_step(most));
     simd::i32v sum(0);
@@ -92,11 +105,14 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
     float total[M][groups];  // sum of q over a group; of a rounded query in units of its 8-bit step
     rounded_row<Bits, Channels> rounded[rounds_once ? M : 1];
     std::int32_t rounded_total[rounds_once ? 2 : 1][M][groups];  // sums of the rounded bytes: high, low
-    bool any_wide;
+    float tolerance;
+    float narrow_scale[M], least_narrow_scale;  // per_token: tiles with larger scales need the low bytes
   };
 
-  static void prepare(float const* q, query& out) {
-    out.any_wide = false;
+  // tolerance: of a score's standard deviation, or 0: the row's own numbers decide
+  static void prepare(float const* q, query& out, float tolerance = 0) {
+    out.tolerance = tolerance;
+    out.least_narrow_scale = 0x1p120f;
     for (int m = 0; m < M; ++m) {
       float* const row = out.value[rounds_once ? 0 : m];
       for (int c = 0; c < padded; ++c) row[c] = c < Channels ? q[m * Channels + c] : 0.0f;
@@ -109,8 +125,10 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
           squares = simd::fma(x, x, squares);
         }
         rounded_row<Bits, Channels>& rounded = out.rounded[m];
-        rounded.round(row, simd::largest(most), simd::sum(squares));
-        out.any_wide = out.any_wide || rounded.wide;
+        float const peak = simd::largest(most);
+        out.narrow_scale[m] = rounded.narrow_scale(peak, simd::sum(squares), tolerance);
+        out.least_narrow_scale = std::min(out.least_narrow_scale, out.narrow_scale[m]);
+        rounded.round(row, peak, out.narrow_scale[m] < 0x1p120f);
         float const step = rounded.high_step(), steps = step > 0x1p-120f ? 1.0f / step : 0.0f;
         for (int g = 0; g < groups; ++g) {
           out.total[m][g] *= steps;
@@ -225,7 +243,7 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
   template <class Ask>
   static void run_per_token(std::byte const* tile, query const& q, float* scores, int stride, Ask ask) {
     for (int first = 0; first < block_tokens; first += chunk) {
-      simd::f32v score[M][chunk_vectors];
+      simd::f32v score[M][chunk_vectors], most[chunk_vectors];
       PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) score[m][v] = simd::all(0);
       for (int g = 0; g < groups; ++g) {
         sums_type sum;  // sum_c q[c] (u[t,c] - middle), in units of a rounded query's step
@@ -240,6 +258,7 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
         PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) {
           std::int64_t const index = static_cast<std::int64_t>(g) * storage::group_lanes + first + v * simd::width;
           simd::f32v const scale = scale_of<storage>(tile, index);
+          if constexpr (in_integers) most[v] = g == 0 ? scale : simd::max(most[v], scale);
           PITH_UNROLL for (int m = 0; m < M; ++m) score[m][v] = simd::fma(scale, sum[m][v], score[m][v]);
           if constexpr (storage::zero_kind != zero::none) {
             simd::f32v const bias = simd::fma(scale, simd::all(static_cast<float>(storage::middle)), offset_of<storage>(tile, index, scale));
@@ -250,11 +269,20 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
       PITH_UNROLL for (int m = 0; m < M; ++m)
         PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v)
           simd::store(scores + m * stride + first + v * simd::width, in_integers ? score[m][v] * simd::all(q.rounded[m].high_step()) : score[m][v]);
-      if constexpr (in_integers)
-        if (q.any_wide)
-          for (int m = 0; m < M; ++m)
-            if (q.rounded[m].wide) add_low(tile, first, m, q, scores + m * stride + first);
+      if constexpr (in_integers) {
+        PITH_UNROLL for (int v = 1; v < chunk_vectors; ++v) most[0] = simd::max(most[0], most[v]);
+        if (simd::any_above(most[0], q.least_narrow_scale)) [[unlikely]] refine(tile, first, simd::largest(most[0]), q, scores + first, stride);
+      }
     }
+  }
+
+  // The low bytes of the rows that need them: of all together if most do.
+  static void refine(std::byte const* tile, int first, float scale, query const& q, float* scores, int stride) {
+    int wide = 0;
+    for (int m = 0; m < M; ++m) wide += scale > q.narrow_scale[m];
+    if (2 * wide > M) return add_low<M>(tile, first, 0, q, scores, stride);
+    for (int m = 0; m < M; ++m)
+      if (scale > q.narrow_scale[m]) add_low<1>(tile, first, m, q, scores, stride);
   }
 
   // sum_c q[c] (u[t,c] - middle) over group g, in steps of the rounded query: exact
@@ -267,23 +295,26 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
     PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) sum[m][v] = simd::to_float(acc[m][v]);
   }
 
-  // What the low bytes of row m add; only wide rows pay for them.
-  static void add_low(std::byte const* tile, int first, int m, query const& q, float* scores) {
-    simd::f32v score[chunk_vectors];
-    PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) score[v] = simd::all(0);
+  // What the low bytes of rows [row, row + Rows) add.
+  template <int Rows>
+  static void add_low(std::byte const* tile, int first, int row, query const& q, float* scores, int stride) {
+    simd::f32v score[Rows][chunk_vectors];
+    PITH_UNROLL for (int m = 0; m < Rows; ++m) PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) score[m][v] = simd::all(0);
     for (int g = 0; g < groups; ++g) {
-      simd::i32v acc[1][chunk_vectors];
-      PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) acc[0][v] = simd::i32v(-storage::middle * q.rounded_total[1][m][g]);
-      accumulate(tile, first, g * group, (g + 1) * group, q.rounded + m, true, acc, ask_nothing{});
+      simd::i32v acc[Rows][chunk_vectors];
+      PITH_UNROLL for (int m = 0; m < Rows; ++m)
+        PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) acc[m][v] = simd::i32v(-storage::middle * q.rounded_total[1][row + m][g]);
+      accumulate(tile, first, g * group, (g + 1) * group, q.rounded + row, true, acc, ask_nothing{});
       PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) {
-        std::int64_t const index = static_cast<std::int64_t>(g) * storage::group_lanes + first + v * simd::width;
-        score[v] = simd::fma(scale_of<storage>(tile, index), simd::to_float(acc[0][v]), score[v]);
+        simd::f32v const scale = scale_of<storage>(tile, static_cast<std::int64_t>(g) * storage::group_lanes + first + v * simd::width);
+        PITH_UNROLL for (int m = 0; m < Rows; ++m) score[m][v] = simd::fma(scale, simd::to_float(acc[m][v]), score[m][v]);
       }
     }
-    PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) {
-      float* const to = scores + v * simd::width;
-      simd::store(to, simd::fma(score[v], simd::all(q.rounded[m].step), simd::load(to)));
-    }
+    PITH_UNROLL for (int m = 0; m < Rows; ++m)
+      PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) {
+        float* const to = scores + (row + m) * stride + v * simd::width;
+        simd::store(to, simd::fma(score[m][v], simd::all(q.rounded[row + m].wide ? q.rounded[row + m].step : 0.0f), simd::load(to)));
+      }
   }
 
   template <class Ask>
@@ -317,7 +348,7 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
         simd::largest_of_each(most, peak);
         simd::sums(squares, size);
         for (int m = 0; m < M; ++m) {
-          simd::i32v const codes = rounded[m].round(folded[m], peak[m], size[m]);
+          simd::i32v const codes = rounded[m].round(folded[m], peak[m], rounded[m].narrow_scale(peak[m], size[m], q.tolerance) < 1);
           scaled_sum[m] = simd::to_float(codes) * simd::all(rounded[m].step);
         }
       }

@@ -168,14 +168,17 @@ struct dot_kernel<sum_tile<First, Rest...>, Accuracy, M> {
   using query = std::tuple<typename dot_kernel<typename First::storage, Accuracy, M>::query,
                            typename dot_kernel<typename Rest::storage, Accuracy, M>::query...>;
 
-  static void prepare(float const* q, query& out) { prepare_from<0>(q, out); }
+  static void prepare(float const* q, query& out, float tolerance = 0) { prepare_from<0>(q, out, tolerance); }
   static void run(std::byte const* tile, query const& q, float* scores, int stride) { run_from<0>(tile, q, scores, stride); }
 
  private:
   template <int I>
-  static void prepare_from(float const* q, query& out) {
-    stage<I>::prepare(q, std::get<I>(out));
-    if constexpr (I + 1 < storage::stages) prepare_from<I + 1>(q, out);
+  static void prepare_from(float const* q, query& out, float tolerance) {
+    if constexpr (requires { stage<I>::prepare(q, std::get<I>(out), tolerance); })
+      stage<I>::prepare(q, std::get<I>(out), tolerance);
+    else
+      stage<I>::prepare(q, std::get<I>(out));
+    if constexpr (I + 1 < storage::stages) prepare_from<I + 1>(q, out, tolerance);
   }
 
   template <int I>

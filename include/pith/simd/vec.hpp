@@ -173,26 +173,15 @@ PITH_INLINE f32v select_zero(f32v test, f32v if_zero, f32v otherwise) {
   return xsimd::select(test == f32v(0.0f), if_zero, otherwise);
 #endif
 }
-PITH_INLINE bool any_zero(f32v x) {
+PITH_INLINE bool any_above(f32v x, float limit) {
 #if defined(PITH_NO_SIMD)
   for (float lane : x.lane)
-    if (lane == 0) return true;
+    if (lane > limit) return true;
   return false;
 #elif defined(__AVX512F__)
-  return _mm512_testn_epi32_mask(as_words(x), _mm512_set1_epi32(0x7fffffff)) != 0;
+  return _mm512_cmp_ps_mask(x, _mm512_set1_ps(limit), _CMP_GT_OQ) != 0;
 #else
-  return xsimd::any((as_words(x) << 1) == u32v(0u));
-#endif
-}
-
-// 1 / x within 2^-22, for 2^-120 <= x <= 2^120; finite for x = 0.
-PITH_INLINE f32v reciprocal(f32v x) {
-  f32v const safe = max(x, all(0x1p-120f));
-#if defined(__AVX512F__) && !defined(PITH_NO_SIMD)
-  f32v const near = f32v(_mm512_rcp14_ps(safe));
-  return near * (all(2.0f) - safe * near);
-#else
-  return all(1.0f) / safe;
+  return xsimd::any(x > f32v(limit));
 #endif
 }
 
