@@ -136,7 +136,8 @@ int main(int argc, char** argv) {
     return true;
   };
   bench::processor_time = true;
-  bench::floor_name = "memcpy in cache";
+  bench::floor_name = "memcpy in cache, one thread";
+  bench::floor_rule = "the same bytes at the speed of that memcpy";
   bench::read_bandwidth = bench::measure_rate(32 * channels * sizeof(bf16), copy);
   add("memcpy", 32 * channels, 0, [&] { return copy; });
   add_both<pith::raw<bf16>>("bf16");

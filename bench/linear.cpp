@@ -128,39 +128,13 @@ void add(std::string const& name) {
   }
 }
 
-// Operations per second of sixteen independent chains, the lower quartile of the times of fifteen passes.
-template <class Vector, class Step>
-double peak(double operations, Step step) {
-  std::vector<double> seconds;
-  for (int pass = 0; pass < 15; ++pass) {
-    Vector acc[16];
-    for (int j = 0; j < 16; ++j) acc[j] = Vector(j);  // chains that a compiler cannot take for one
-    double const start = bench::thread_now();
-    constexpr int rounds = 300000;
-    for (int i = 0; i < rounds; ++i) {
-      PITH_UNROLL for (int j = 0; j < 16; ++j) acc[j] = step(acc[j]);
-      benchmark::ClobberMemory();  // the factors are read again: nothing is known about their product
-    }
-    seconds.push_back((bench::thread_now() - start) / rounds);
-    Vector total = acc[0];
-    for (int j = 1; j < 16; ++j) total = total + acc[j];
-    benchmark::DoNotOptimize(total);
-  }
-  std::nth_element(seconds.begin(), seconds.begin() + 3, seconds.end());
-  return 16 * pith::simd::width * operations / seconds[4];
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
   using namespace pith;
   bench::pin();
   bench::read_bandwidth = bench::measure_read_bandwidth(1 << 30, bench::thread_now);
-  simd::u32v ones(0x01010101u);
-  simd::f32v one = simd::all(1.0f);
-  asm volatile("" : "+m"(ones), "+m"(one));
-  std::printf("one core multiplies and adds: 8 bit %.0f Gop/s, bf16 pairs %.0f GFLOP/s, f32 %.0f GFLOP/s\n", peak<simd::i32v>(8, [&](simd::i32v a) { return simd::dot4<false>(a, ones, ones); }) / 1e9,
-              peak<simd::f32v>(4, [&](simd::f32v a) { return simd::dot2(a, ones, ones); }) / 1e9, peak<simd::f32v>(2, [&](simd::f32v a) { return simd::fma(one, one, a); }) / 1e9);
+  bench::references = bench::peaks_line();
   using bf = pith::raw<bf16>;
   add<bf, integer_accuracy>("bf16");
   add<int8<per_token<64>, zero::none>, integer_accuracy>("int8");

@@ -2,7 +2,9 @@
 // Runs the registered Google Benchmarks and prints one table: value, fraction of the machine's measured floor, ratio to a baseline, error.
 //
 // A benchmark's name is "bench/case". Its counters: packed_bytes (that one iteration must read), values (numbers it stands for), error
-// (relative, of its result), flops (or none). Its label is the full name of its baseline. Repetitions run interleaved; medians are shown.
+// (relative, of its result), flops (or none), threads (or one). Its floor is the counter floor_seconds; or its packed_bytes at the bytes per
+// second of the row that floor_of names; or packed_bytes at read_bandwidth. Its label is the full name of its baseline. Repetitions run
+// interleaved; medians are shown.
 // Arguments: --json FILE (appends to an array that is already there), --filter TEXT, --repetitions N.
 #pragma once
 
@@ -20,13 +22,16 @@ namespace bench {
 
 struct row {
   std::string name, baseline;
-  double seconds = 0, packed_bytes = 0, values = 0, error = 0, flops = 0;
+  double seconds = 0, packed_bytes = 0, values = 0, error = 0, flops = 0, floor_seconds = 0;
   int threads = 1;
   std::int64_t order = 0;  // of registration
 };
 
 inline double read_bandwidth = 0;  // bytes per second, measured by the program before its benchmarks
-inline char const* floor_name = "read bandwidth";
+inline char const* floor_name = "read bandwidth of one thread";
+inline char const* floor_rule = "packed bytes at the read bandwidth";
+inline std::map<std::string, std::string> floor_of;  // a benchmark's name, and the "read/..." row (support/read_row.hpp) that is its floor
+inline std::string references;  // more lines about the machine, each with its end of line
 inline bool processor_time = false;  // instead of wall time: what one thread does in its cache, whoever else uses the core
 
 class collector : public benchmark::BenchmarkReporter {
@@ -49,6 +54,7 @@ class collector : public benchmark::BenchmarkReporter {
       r.values = counter("values");
       r.error = counter("error");
       r.flops = counter("flops");
+      r.floor_seconds = counter("floor_seconds");
       r.threads = std::max(1, static_cast<int>(counter("threads")));
       r.order = run.family_index;
       rows.push_back(r);
@@ -73,7 +79,7 @@ inline int run(int argc, char** argv, char const* title) {
   }
   std::vector<std::string> flags = {argv[0], "--benchmark_repetitions=" + repetitions, "--benchmark_enable_random_interleaving=true",
                                     "--benchmark_report_aggregates_only=true"};
-  if (!filter.empty()) flags.push_back("--benchmark_filter=" + filter);
+  if (!filter.empty()) flags.push_back("--benchmark_filter=" + filter + "|^read/");
   std::vector<char*> arguments;
   for (std::string& flag : flags) arguments.push_back(flag.data());
   int count = static_cast<int>(arguments.size());
@@ -82,15 +88,17 @@ inline int run(int argc, char** argv, char const* title) {
   benchmark::RunSpecifiedBenchmarks(&seen);
 
   std::stable_sort(seen.rows.begin(), seen.rows.end(), [](row const& a, row const& b) { return a.order < b.order; });
-  std::map<std::string, double> seconds;
-  for (row const& r : seen.rows) seconds[r.name] = r.seconds;
-  std::printf("%s\n%s of this run, one thread: %.1f GB/s\n\n%-52s %12s %9s %9s %9s  %-9s %s\n", title, floor_name, read_bandwidth / 1e9, "benchmark", "us",
-              "GB/s", "of floor", "ratio", "error", "GFLOP/s");
+  std::map<std::string, double> seconds, speed;
+  for (row const& r : seen.rows) seconds[r.name] = r.seconds, speed[r.name] = r.packed_bytes / r.seconds;
+  std::printf("%s\n%s", title, references.c_str());
+  if (read_bandwidth > 0) std::printf("%s: %.1f GB/s\n", floor_name, read_bandwidth / 1e9);
+  std::printf("\n%-52s %12s %9s %9s %9s %9s  %-9s %s\n", "benchmark", "us", "GB/s", "values/ns", "of floor", "ratio", "error", "GFLOP/s");
   std::string out;
   for (row const& r : seen.rows) {
-    double const bytes_per_second = r.packed_bytes / r.seconds, floor = read_bandwidth > 0 ? bytes_per_second / read_bandwidth : 0;
+    double const bandwidth = floor_of.count(r.name) ? speed[floor_of[r.name]] : read_bandwidth;
+    double const floor = r.floor_seconds > 0 ? r.floor_seconds / r.seconds : bandwidth > 0 ? r.packed_bytes / bandwidth / r.seconds : 0;
     double const ratio = seconds.count(r.baseline) ? seconds[r.baseline] / r.seconds : 0;
-    std::printf("%-52s %12.2f %9.2f %8.1f%% %8.2fx  %.2e", r.name.c_str(), r.seconds * 1e6, bytes_per_second / 1e9, 100 * floor, ratio, r.error);
+    std::printf("%-52s %12.3f %9.2f %9.2f %8.1f%% %8.2fx  %.2e", r.name.c_str(), r.seconds * 1e6, r.packed_bytes / r.seconds / 1e9, r.values / r.seconds / 1e9, 100 * floor, ratio, r.error);
     if (r.flops > 0) std::printf("  %8.1f", r.flops / r.seconds / 1e9);
     std::printf("\n");
     char line[1024];
@@ -102,7 +110,7 @@ inline int run(int argc, char** argv, char const* title) {
                   r.seconds * 1e6, floor, r.baseline.c_str(), ratio, r.error);
     out += line;
   }
-  std::printf("\nratio: time of the baseline / time; floor: packed bytes at the %s; medians of %s interleaved repetitions\n", floor_name, repetitions.c_str());
+  std::printf("\nratio: time of the baseline / time; floor: %s; medians of %s interleaved repetitions\n", floor_rule, repetitions.c_str());
   if (!json.empty()) {
     std::string before;
     if (std::ifstream in(json); in) before.assign(std::istreambuf_iterator<char>(in), {});
