@@ -143,23 +143,26 @@ double measure_peak(double operations, Step step) {
 struct peaks {
   double bytes, pairs, floats;  // 8 bit, bf16 pairs, f32
 };
+inline double measure_peak_of_bytes() {
+  pith::simd::u32v ones(0x01010101u);
+  asm volatile("" : "+m"(ones));
+  return measure_peak<pith::simd::i32v>(8, [&](pith::simd::i32v a) { return pith::simd::dot4<false>(a, ones, ones); });
+}
 inline peaks const& core_peaks() {
   static peaks const measured = [] {
     using namespace pith;
     simd::u32v ones(0x01010101u);
     simd::f32v one = simd::all(1.0f);
     asm volatile("" : "+m"(ones), "+m"(one));
-    return peaks{measure_peak<simd::i32v>(8, [&](simd::i32v a) { return simd::dot4<false>(a, ones, ones); }),
-                 measure_peak<simd::f32v>(4, [&](simd::f32v a) { return simd::dot2(a, ones, ones); }),
+    return peaks{measure_peak_of_bytes(), measure_peak<simd::f32v>(4, [&](simd::f32v a) { return simd::dot2(a, ones, ones); }),
                  measure_peak<simd::f32v>(2, [&](simd::f32v a) { return simd::fma(one, one, a); })};
   }();
   return measured;
 }
-
 inline std::string peaks_line() {
   char line[160];
-  std::snprintf(line, sizeof line, "one core multiplies and adds: 8 bit %.0f Gop/s, bf16 pairs %.0f GFLOP/s, f32 %.0f GFLOP/s\n", core_peaks().bytes / 1e9,
-                core_peaks().pairs / 1e9, core_peaks().floats / 1e9);
+  std::snprintf(line, sizeof line, "one core multiplies and adds: 8 bit %.0f Gop/s, bf16 pairs %.0f GFLOP/s, f32 %.0f GFLOP/s\n",
+                core_peaks().bytes / 1e9, core_peaks().pairs / 1e9, core_peaks().floats / 1e9);
   return line;
 }
 
