@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Decode attention over 32768 tokens by the size of a page (32 to 256 tokens), the order of pages (address or random) and what the operating
-// system maps them with (huge pages or 4 KiB). The baseline is bf16 in the same layout, so that a ratio says what packing gains there.
+// Decode attention over 32768 tokens by the size of a page (32 to 256 tokens), the order of pages (address or random) and what the
+// operating system maps them with (huge pages or 4 KiB). The baseline is bf16 in the same layout, so that a ratio says what packing gains
+// there.
 #include "support/attention_case.hpp"
 
 namespace {
@@ -10,8 +11,11 @@ void add_size(std::string const& name) {
   using page = pith::kv_page<Codec, Codec, bench::head_dim, bench::head_dim, PageTokens>;
   for (bool const on_huge_pages : {true, false})
     for (bool const random : {false, true}) {
-      std::string const suffix = "/" + std::to_string(PageTokens) + (random ? "/random_order" : "/address_order") + (on_huge_pages ? "/huge" : "/4KiB");
-      bench::add<page, Accuracy>({.name = "page_order/" + name + suffix, .baseline = "page_order/bf16" + suffix, .pages = {.random = random, .on_huge_pages = on_huge_pages}});
+      std::string const suffix =
+          "/" + std::to_string(PageTokens) + (random ? "/random_order" : "/address_order") + (on_huge_pages ? "/huge" : "/4KiB");
+      bench::add<page, Accuracy>({.name = "page_order/" + name + suffix,
+                                  .baseline = "page_order/bf16" + suffix,
+                                  .pages = {.random = random, .on_huge_pages = on_huge_pages}});
     }
 }
 
@@ -31,5 +35,6 @@ int main(int argc, char** argv) {
   add<pith::raw<bf16>, exact_accuracy>("bf16");
   add<int8<per_token<128>>, integer_accuracy>("int8");
   add<int4<per_token<64>>, integer_accuracy>("int4");
-  return bench::run(argc, argv, "Decode attention by page size, page order and mapping, 32768 tokens, ratio to bf16 in the same layout, 1 thread");
+  return bench::run(argc, argv,
+                    "Decode attention by page size, page order and mapping, 32768 tokens, ratio to bf16 in the same layout, 1 thread");
 }

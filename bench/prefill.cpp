@@ -3,8 +3,8 @@
 //
 //   GFLOP/s = 4 head_dim (visible (query, key) pairs) query heads / time
 //
-// The floor is the machine's own peak, measured by this program, for the products that the accuracy asks for: 8-bit dot for integer accuracy over
-// codes, bf16 pairs for bf16 pages, f32 for exact accuracy over codes.
+// The floor is the machine's own peak, measured by this program, for the products that the accuracy asks for: 8-bit dot for integer
+// accuracy over codes, bf16 pairs for bf16 pages, f32 for exact accuracy over codes.
 #include "support/attention_case.hpp"
 
 namespace {
@@ -12,7 +12,8 @@ namespace {
 template <class Codec, class Accuracy>
 void add(std::string const& name, double peak) {
   using page = pith::kv_page<Codec, Codec, bench::head_dim, bench::head_dim, 64>;
-  bench::add<page, Accuracy>({.name = "prefill/" + name, .baseline = "prefill/bf16", .pages = {.tokens = 4096, .visited = 0}, .queries = 512, .peak = peak});
+  bench::add<page, Accuracy>(
+      {.name = "prefill/" + name, .baseline = "prefill/bf16", .pages = {.tokens = 4096, .visited = 0}, .queries = 512, .peak = peak});
 }
 
 }  // namespace

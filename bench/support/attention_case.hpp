@@ -34,11 +34,13 @@ inline std::vector<float> biases(slot_bias kind, std::int64_t slots) {
 }
 
 // Attention of row m = (query token, head) in double precision, beside what was computed: adds to the squares of difference and size.
-inline void compare(attention_case const& as, float const* q, std::vector<float> const& k, std::vector<float> const& v, std::vector<float> const& bias, std::size_t seen, float const* out, double& off, double& size) {
+inline void compare(attention_case const& as, float const* q, std::vector<float> const& k, std::vector<float> const& v,
+                    std::vector<float> const& bias, std::size_t seen, float const* out, double& off, double& size) {
   std::vector<double> p(seen), exact(head_dim);
   double most = -1e300, sum = 0;
   for (std::size_t t = 0; t < seen; ++t) {
-    for (std::size_t c = 0; c < head_dim; ++c) p[t] += static_cast<double>(q[c]) * k[t * head_dim + c] / std::sqrt(static_cast<double>(head_dim));
+    for (std::size_t c = 0; c < head_dim; ++c)
+      p[t] += static_cast<double>(q[c]) * k[t * head_dim + c] / std::sqrt(static_cast<double>(head_dim));
     if (as.soft_cap > 0) p[t] = as.soft_cap * std::tanh(p[t] / as.soft_cap);
     if (!bias.empty()) p[t] += bias[t];
     most = std::max(most, p[t]);
@@ -65,14 +67,23 @@ double output_error(attention_case const& as) {
   std::vector<std::int64_t> const indptr{0, tokens / Page::tokens}, queries{0, rows};
   std::vector<std::int32_t> const last{Page::tokens};
   std::vector<float> out(q.size());
-  pith::paged_view<Page> view{.base = memory, .block_stride = Page::bytes, .head_stride = Page::bytes, .blocks = tokens / Page::tokens, .kv_heads = 1, .indptr = indptr, .indices = order, .last_page_len = last};
+  pith::paged_view<Page> view{.base = memory,
+                              .block_stride = Page::bytes,
+                              .head_stride = Page::bytes,
+                              .blocks = tokens / Page::tokens,
+                              .kv_heads = 1,
+                              .indptr = indptr,
+                              .indices = order,
+                              .last_page_len = last};
   if (!bias.empty()) view.bias = {bias.data(), {1, tokens}};
   pool run(1);
-  auto const done = pith::paged_attention<Accuracy, Page, float, float>(pith::cpu{}, view, queries, pith::tensor_view<float const, 3>(q.data(), {rows, group, head_dim}),
-                                                                        pith::tensor_view<float, 3>(out.data(), {rows, group, head_dim}), {.soft_cap = as.soft_cap}, run);
+  auto const done = pith::paged_attention<Accuracy, Page, float, float>(
+      pith::cpu{}, view, queries, pith::tensor_view<float const, 3>(q.data(), {rows, group, head_dim}),
+      pith::tensor_view<float, 3>(out.data(), {rows, group, head_dim}), {.soft_cap = as.soft_cap}, run);
   double off = 0, size = 0;
   for (int row = 0; row < rows * group; ++row)
-    compare(as, &q[static_cast<std::size_t>(row) * head_dim], k, v, bias, static_cast<std::size_t>(tokens - rows + row / group + 1), &out[static_cast<std::size_t>(row) * head_dim], off, size);
+    compare(as, &q[static_cast<std::size_t>(row) * head_dim], k, v, bias, static_cast<std::size_t>(tokens - rows + row / group + 1),
+            &out[static_cast<std::size_t>(row) * head_dim], off, size);
   munmap(memory, tokens / Page::tokens * Page::bytes);
   return done ? std::sqrt(off / size) : -1;
 }
@@ -93,14 +104,16 @@ void measure(benchmark::State& state, attention_case const& as) {
   for (auto _ : state) {
     auto view = all.layer(i);
     if (!bias.empty()) view.bias = {bias.data() + i * slots, {kv_heads, tokens}};
-    auto const done = pith::paged_attention<Accuracy, Page, float, float>(pith::cpu{}, view, queries, pith::tensor_view<float const, 3>(q.data(), {as.queries, query_heads, head_dim}),
-                                                                          pith::tensor_view<float, 3>(out.data(), {as.queries, query_heads, head_dim}), options, run);
+    auto const done = pith::paged_attention<Accuracy, Page, float, float>(
+        pith::cpu{}, view, queries, pith::tensor_view<float const, 3>(q.data(), {as.queries, query_heads, head_dim}),
+        pith::tensor_view<float, 3>(out.data(), {as.queries, query_heads, head_dim}), options, run);
     if (!done) state.SkipWithError("attention failed");
     benchmark::ClobberMemory();
     i = (i + 1) % all.layers;
   }
   double const bytes = static_cast<double>(all.layer_bytes + static_cast<std::int64_t>(sizeof(float)) * (bias.empty() ? 0 : slots));
-  double const seen = static_cast<double>(as.queries) * (static_cast<double>(tokens) - 0.5 * (as.queries - 1));  // (query, key) pairs of a head
+  double const seen =
+      static_cast<double>(as.queries) * (static_cast<double>(tokens) - 0.5 * (as.queries - 1));  // (query, key) pairs of a head
   double const flops = 4.0 * head_dim * query_heads * seen;
   state.counters["packed_bytes"] = bytes;
   state.counters["values"] = 2.0 * head_dim * static_cast<double>(slots);

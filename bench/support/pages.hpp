@@ -35,7 +35,8 @@ void encode_page(float const* k, float const* v, std::byte* page) {
 template <class Page>
 void encode_tokens(std::vector<float> const& k, std::vector<float> const& v, int tokens, std::byte* pages) {
   for (int t = 0; t < tokens; t += Page::tokens)
-    encode_page<Page>(&k[static_cast<std::size_t>(t) * head_dim], &v[static_cast<std::size_t>(t) * head_dim], pages + t / Page::tokens * Page::bytes);
+    encode_page<Page>(&k[static_cast<std::size_t>(t) * head_dim], &v[static_cast<std::size_t>(t) * head_dim],
+                      pages + t / Page::tokens * Page::bytes);
 }
 
 // One arena for all compositions: its pages are touched once, not by every benchmark. Null where it is too small.
@@ -50,8 +51,8 @@ inline std::byte* arena(std::int64_t bytes, bool on_huge_pages) {
 
 struct page_order {
   std::int64_t tokens = 32768;
-  bool random = false;        // order of the pages of a head
-  bool on_huge_pages = true;  // of the operating system
+  bool random = false;              // order of the pages of a head
+  bool on_huge_pages = true;        // of the operating system
   std::int64_t visited = streamed;  // bytes of layers, at least; 0: one layer
 };
 
@@ -84,7 +85,14 @@ struct pages_of_layers {
       std::memcpy(memory + at, sample.data(), std::min(sample.size(), static_cast<std::size_t>(layers * layer_bytes - at)));
   }
   pith::paged_view<Page> layer(std::int64_t i) const {
-    return {.base = memory + i * layer_bytes, .block_stride = Page::bytes, .head_stride = pages * Page::bytes, .blocks = pages, .kv_heads = kv_heads, .indptr = indptr, .indices = order, .last_page_len = last};
+    return {.base = memory + i * layer_bytes,
+            .block_stride = Page::bytes,
+            .head_stride = pages * Page::bytes,
+            .blocks = pages,
+            .kv_heads = kv_heads,
+            .indptr = indptr,
+            .indices = order,
+            .last_page_len = last};
   }
 };
 

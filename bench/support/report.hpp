@@ -2,8 +2,8 @@
 // Runs the registered Google Benchmarks and prints one table: value, fraction of the machine's measured floor, ratio to a baseline, error.
 //
 // A benchmark's name is "bench/case". Its counters: packed_bytes (that one iteration must read), values (numbers it stands for), error
-// (relative, of its result), flops (or none), threads (or one). Its floor is the counter floor_seconds; or its packed_bytes at the bytes per
-// second of the row that floor_of names; or packed_bytes at read_bandwidth. Its label is the full name of its baseline. Repetitions run
+// (relative, of its result), flops (or none), threads (or one). Its floor is the counter floor_seconds; or its packed_bytes at the bytes
+// per second of the row that floor_of names; or packed_bytes at read_bandwidth. Its label is the full name of its baseline. Repetitions run
 // interleaved; medians are shown.
 // Arguments: --json FILE (appends to an array that is already there), --filter TEXT, --repetitions N.
 #pragma once
@@ -31,16 +31,21 @@ inline double read_bandwidth = 0;  // bytes per second, measured by the program 
 inline char const* floor_name = "read bandwidth of one thread";
 inline char const* floor_rule = "packed bytes at the read bandwidth";
 inline std::map<std::string, std::string> floor_of;  // a benchmark's name, and the "read/..." row (support/read_row.hpp) that is its floor
-inline std::string references;  // more lines about the machine, each with its end of line
-inline bool processor_time = false;  // instead of wall time: what one thread does in its cache, whoever else uses the core
+inline std::string references;                       // more lines about the machine, each with its end of line
+inline bool processor_time = false;                  // instead of wall time: what one thread does in its cache, whoever else uses the core
 
 class collector : public benchmark::BenchmarkReporter {
  public:
   std::vector<row> rows;
+  bool failed = false;
 
   bool ReportContext(Context const&) override { return true; }
   void ReportRuns(std::vector<Run> const& runs) override {
     for (Run const& run : runs) {
+      if (run.error_occurred) {
+        std::fprintf(stderr, "%s: %s\n", run.run_name.function_name.c_str(), run.error_message.c_str());
+        failed = true;
+      }
       if (run.aggregate_name != "median" || run.error_occurred) continue;
       auto const counter = [&](char const* name) {
         auto const found = run.counters.find(name);
@@ -92,22 +97,29 @@ inline int run(int argc, char** argv, char const* title) {
   for (row const& r : seen.rows) seconds[r.name] = r.seconds, speed[r.name] = r.packed_bytes / r.seconds;
   std::printf("%s\n%s", title, references.c_str());
   if (read_bandwidth > 0) std::printf("%s: %.1f GB/s\n", floor_name, read_bandwidth / 1e9);
-  std::printf("\n%-52s %12s %9s %9s %9s %9s  %-9s %s\n", "benchmark", "us", "GB/s", "values/ns", "of floor", "ratio", "error", "GFLOP/s");
+  std::printf("\n%-52s %12s %9s %9s %9s %9s  %-8s %9s\n", "benchmark", "us", "GB/s", "values/ns", "of floor", "ratio", "error", "GFLOP/s");
   std::string out;
   for (row const& r : seen.rows) {
     double const bandwidth = floor_of.count(r.name) ? speed[floor_of[r.name]] : read_bandwidth;
     double const floor = r.floor_seconds > 0 ? r.floor_seconds / r.seconds : bandwidth > 0 ? r.packed_bytes / bandwidth / r.seconds : 0;
     double const ratio = seconds.count(r.baseline) ? seconds[r.baseline] / r.seconds : 0;
-    std::printf("%-52s %12.3f %9.2f %9.2f %8.1f%% %8.2fx  %.2e", r.name.c_str(), r.seconds * 1e6, r.packed_bytes / r.seconds / 1e9, r.values / r.seconds / 1e9, 100 * floor, ratio, r.error);
-    if (r.flops > 0) std::printf("  %8.1f", r.flops / r.seconds / 1e9);
-    std::printf("\n");
+    auto const known = [](double x, int width, int digits) {  // "-" where a row has no such figure
+      char text[32] = "-";
+      if (x > 0) std::snprintf(text, sizeof text, "%.*f", digits, x);
+      return std::string(static_cast<std::size_t>(std::max(0, width - static_cast<int>(std::strlen(text)))), ' ') + text;
+    };
+    std::printf("%-52s %12.3f %s %s %s%% %8.2fx  %.2e %s\n", r.name.c_str(), r.seconds * 1e6,
+                known(r.packed_bytes / r.seconds / 1e9, 9, 2).c_str(), known(r.values / r.seconds / 1e9, 9, 2).c_str(),
+                known(100 * floor, 8, 1).c_str(), ratio, r.error, known(r.flops / r.seconds / 1e9, 9, 1).c_str());
     char line[1024];
     std::size_t const slash = r.name.find('/');
     std::snprintf(line, sizeof line,
-                  "%s\n  {\"bench\": \"%s\", \"case\": \"%s\", \"threads\": %d, \"value\": %.9g, \"unit\": \"us\", \"floor_fraction\": %.6g, \"baseline\": \"%s\", "
+                  "%s\n  {\"bench\": \"%s\", \"case\": \"%s\", \"threads\": %d, \"value\": %.9g, \"unit\": \"us\", \"floor_fraction\": "
+                  "%.6g, \"baseline\": \"%s\", "
                   "\"ratio\": %.6g, \"error\": %.6g}",
-                  out.empty() ? "" : ",", r.name.substr(0, slash).c_str(), slash == std::string::npos ? "" : r.name.substr(slash + 1).c_str(), r.threads,
-                  r.seconds * 1e6, floor, r.baseline.c_str(), ratio, r.error);
+                  out.empty() ? "" : ",", r.name.substr(0, slash).c_str(),
+                  slash == std::string::npos ? "" : r.name.substr(slash + 1).c_str(), r.threads, r.seconds * 1e6, floor, r.baseline.c_str(),
+                  ratio, r.error);
     out += line;
   }
   std::printf("\nratio: time of the baseline / time; floor: %s; medians of %s interleaved repetitions\n", floor_rule, repetitions.c_str());
@@ -122,7 +134,7 @@ inline int run(int argc, char** argv, char const* title) {
       to << "[" << out << "\n]\n";
     if (!to) return 1;
   }
-  return seen.rows.empty() ? 1 : 0;
+  return seen.rows.empty() || seen.failed ? 1 : 0;
 }
 
 }  // namespace bench
