@@ -3,7 +3,7 @@
 // nothing and no core is given away in between: made for one measurement, and gone after it. A thread that the system keeps from running
 // delays only the piece that it holds.
 //
-// The caller takes pieces from the front, the others from the back: with two threads a piece comes back to the core that has it in its cache.
+// The caller takes pieces from the front, the others from the back: with two threads a piece returns to the core whose cache has it.
 #pragma once
 
 #include <atomic>
