@@ -103,14 +103,14 @@ inline int run(int argc, char** argv, char const* title) {
     double const bandwidth = floor_of.count(r.name) ? speed[floor_of[r.name]] : read_bandwidth;
     double const floor = r.floor_seconds > 0 ? r.floor_seconds / r.seconds : bandwidth > 0 ? r.packed_bytes / bandwidth / r.seconds : 0;
     double const ratio = seconds.count(r.baseline) ? seconds[r.baseline] / r.seconds : 0;
-    auto const known = [](double x, int width, int digits) {  // "-" where a row has no such figure
+    auto const known = [](double x, char const* format) {  // "-" where a row has no such figure
       char text[32] = "-";
-      if (x > 0) std::snprintf(text, sizeof text, "%.*f", digits, x);
-      return std::string(static_cast<std::size_t>(std::max(0, width - static_cast<int>(std::strlen(text)))), ' ') + text;
+      if (x > 0) std::snprintf(text, sizeof text, format, x);
+      return std::string(text);
     };
-    std::printf("%-52s %12.3f %s %s %s%% %8.2fx  %.2e %s\n", r.name.c_str(), r.seconds * 1e6,
-                known(r.packed_bytes / r.seconds / 1e9, 9, 2).c_str(), known(r.values / r.seconds / 1e9, 9, 2).c_str(),
-                known(100 * floor, 8, 1).c_str(), ratio, r.error, known(r.flops / r.seconds / 1e9, 9, 1).c_str());
+    std::printf("%-52s %12.3f %9s %9s %9s %8.2fx  %.2e %9s\n", r.name.c_str(), r.seconds * 1e6,
+                known(r.packed_bytes / r.seconds / 1e9, "%.2f").c_str(), known(r.values / r.seconds / 1e9, "%.2f").c_str(),
+                known(100 * floor, "%.1f%%").c_str(), ratio, r.error, known(r.flops / r.seconds / 1e9, "%.1f").c_str());
     char line[1024];
     std::size_t const slash = r.name.find('/');
     std::snprintf(line, sizeof line,
