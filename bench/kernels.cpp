@@ -26,8 +26,7 @@ struct given_scores {
 };
 struct no_mix {
   using storage = no_tile;
-  static constexpr int groups = 1;
-  static void run(std::byte const*, float const*, int, float*, float* used) { std::fill(used, used + rows, 0.0f); }
+  static void run(std::byte const*, float const*, int, float*) {}
 };
 
 template <class Keys, class Values, class Accuracy>
@@ -40,19 +39,16 @@ void add(std::string const& name, double peak) {
   struct scene {
     alignas(64) std::byte memory[page::bytes];
     alignas(64) float scores[rows][tokens], weights[rows][tokens], sums[rows][channels] = {};
-    float used[rows][mix::groups], total[rows][mix::groups] = {};
+    pith::lanes_of<mix> rest;
     typename dot::query query;
-    pith::row_block<channels, channels, mix::groups, rows> softmax;
+    pith::row_block<channels, channels, pith::lanes_of<mix>, rows> softmax;
     pith::step_scope const scope{.slots = tokens};
 
     void run_dot() {
-      for (int t = 0; t < tokens; t += key_tile::tokens) dot::run(memory + page::key_tile_at(t), query, scores[0] + t, tokens);
+      pith::dot_tiles<dot>(tokens, [&](int t) { return memory + page::key_tile_at(t); }, query, scores[0], tokens, pith::ask_nothing{});
     }
     void run_mix() {
-      for (int t = 0; t < tokens; t += value_tile::tokens) {
-        mix::run(memory + page::value_tile_at(t), weights[0] + t, tokens, sums[0], used[0]);
-        for (int i = 0; i < rows * mix::groups; ++i) total[i / mix::groups][i % mix::groups] += used[i / mix::groups][i % mix::groups];
-      }
+      pith::mix_tiles<mix>(tokens, [&](int t) { return memory + page::value_tile_at(t); }, weights[0], tokens, sums[0], rest, pith::ask_nothing{});
     }
     void run_softmax() {
       auto const nothing = [](int) { return static_cast<std::byte const*>(nullptr); };
@@ -80,6 +76,7 @@ void add(std::string const& name, double peak) {
   s.run_dot();
   for (int i = 0; i < rows * tokens; ++i) s.weights[i / tokens][i % tokens] = std::exp2(s.scores[i / tokens][i % tokens] - 8);
   s.run_mix();
+  s.rest.move_to(s.sums[0]);
   s.begin();
   s.run_step();
   double off[3] = {}, size[3] = {};  // of dot, mix and step
@@ -95,8 +92,9 @@ void add(std::string const& name, double peak) {
     for (int c = 0; c < channels; ++c) {
       double right = 0;
       for (int t = 0; t < tokens; ++t) right += s.weights[m][t] / sum * v[t * channels + c];
-      differ(1, s.sums[m][c] / s.total[m][c / (channels / mix::groups)], right);
+      differ(1, s.sums[m][c] / sum, right);
     }
+    s.softmax.gather();
     float out[channels];
     s.softmax.output(m, out);
     bench::compare({}, &q[m * channels], k, v, {}, tokens, out, off[2], size[2]);

@@ -90,6 +90,35 @@ struct mix_kernel {
   }
 };
 
+// A run of tiles: tile_at(t) gives the one that starts at token t. Kernels that can ask for what follows are given `ask`; mix kernels that take
+// two neighbouring tiles at once are given two.
+template <class Dot, class TileAt, class Ask>
+PITH_INLINE void dot_tiles(int tokens, TileAt tile_at, typename Dot::query const& query, float* scores, int stride, Ask ask) {
+  for (int t = 0; t < tokens; t += Dot::storage::tokens) {
+    if constexpr (requires { Dot::run(tile_at(t), query, scores, stride, ask); })
+      Dot::run(tile_at(t), query, scores + t, stride, ask);
+    else
+      Dot::run(tile_at(t), query, scores + t, stride);
+  }
+}
+template <class Mix, class TileAt, class Lanes, class Ask>
+PITH_INLINE void mix_tiles(int tokens, TileAt tile_at, float const* weights, int stride, float* sums, Lanes& rest, Ask ask) {
+  constexpr int one = Mix::storage::tokens;
+  int t = 0;
+  if constexpr (requires { Mix::template add<1>(tile_at(t), weights, stride, sums, rest, ask); }) {
+    if constexpr (2 * one <= 64)
+      for (; t + 2 * one <= tokens; t += 2 * one) Mix::template add<2>(tile_at(t), weights + t, stride, sums, rest, ask);
+    for (; t < tokens; t += one) Mix::template add<1>(tile_at(t), weights + t, stride, sums, rest, ask);
+  } else {
+    for (; t < tokens; t += one) {
+      if constexpr (requires { Mix::run(tile_at(t), weights, stride, sums, ask); })
+        Mix::run(tile_at(t), weights + t, stride, sums, ask);
+      else
+        Mix::run(tile_at(t), weights + t, stride, sums);
+    }
+  }
+}
+
 }  // namespace PITH_ISA
 
 template <>

@@ -46,6 +46,7 @@ class row_block {
 
   void begin(float const* sink_logits, float soft_cap) {
     soft_cap_ = soft_cap;
+    rest_ = Lanes{};
     for (int m = 0; m < M; ++m) {
       float const sink = sink_logits != nullptr ? sink_logits[m] * log2_e : masked;
       max_[m] = sink > masked ? sink : masked;
@@ -63,31 +64,12 @@ class row_block {
     bool any = false;
     for (int m = 0; m < M; ++m) any = any || (lower[m] < last && upper[m] > scope.first_slot);
     if (!any) return;
-    for (int t = 0; t < tokens; t += Dot::storage::tokens) {
-      if constexpr (requires { Dot::run(key_at(t), query, scores[0], step_tokens, ask); })
-        Dot::run(key_at(t), query, scores[0] + t, step_tokens, ask);
-      else
-        Dot::run(key_at(t), query, scores[0] + t, step_tokens);
-    }
+    dot_tiles<Dot>(tokens, key_at, query, scores[0], step_tokens, ask);
     if (soft_cap_ > 0) cap(scores, tokens);
     if (scope.bias != nullptr) add_bias(scores, tokens, scope);
     mask(scores, tokens, scope);
     if (!weigh(scores, tokens)) return;
-    if constexpr (requires { Mix::template add<1>(value_at(0), scores[0], step_tokens, sums_[0], rest_, ask); }) {
-      // Two neighbouring tiles share one step of their weights, and one pass over the sums.
-      constexpr int two = 2 * Mix::storage::tokens;
-      int t = 0;
-      if constexpr (two <= 64)
-        for (; t + two <= tokens; t += two) Mix::template add<2>(value_at(t), scores[0] + t, step_tokens, sums_[0], rest_, ask);
-      for (; t < tokens; t += Mix::storage::tokens) Mix::template add<1>(value_at(t), scores[0] + t, step_tokens, sums_[0], rest_, ask);
-    } else {
-      for (int t = 0; t < tokens; t += Mix::storage::tokens) {
-        if constexpr (requires { Mix::run(value_at(t), scores[0], step_tokens, sums_[0], ask); })
-          Mix::run(value_at(t), scores[0] + t, step_tokens, sums_[0], ask);
-        else
-          Mix::run(value_at(t), scores[0] + t, step_tokens, sums_[0]);
-      }
-    }
+    mix_tiles<Mix>(tokens, value_at, scores[0], step_tokens, sums_[0], rest_, ask);
   }
 
   // Brings in what the mix kernels left to add.
