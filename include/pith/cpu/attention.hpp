@@ -111,7 +111,7 @@ struct cpu_attention {
         auto const key_at = [&](int t) { return page + Page::key_tile_at(static_cast<int>(slot - base) + t); };
         auto const value_at = [&](int t) { return page + Page::value_tile_at(static_cast<int>(slot - base) + t); };
         auto const raw_key_at = [&](int t) { return source.staging_keys(slot + t); };
-        bool const exactly = has_bias(scope, tokens);
+        bool const exactly = std::is_same_v<Accuracy, integer_accuracy> && scope.has_large_bias(tokens);
         for (int b = 0; b < blocks; ++b) {
           if (packed_keys && !exactly)
             group[b].state.template step<typename rows_type::template dot<Accuracy>, typename rows_type::template mix<Accuracy>>(group[b].packed, tokens, scope, key_at, value_at, ask);
@@ -173,13 +173,6 @@ struct cpu_attention {
         group[b].state.template step<typename Rows::template raw_dot<block_tokens>, typename Rows::template raw_mix<block_tokens>>(
             group[b].raw, tokens, scope, [&](int t) { return keys(slot + t); }, [&](int t) { return values(slot + t); });
     }
-  }
-
-  static bool has_bias(step_scope const& scope, int tokens) {
-    if (scope.bias == nullptr || std::is_same_v<Accuracy, exact_accuracy>) return false;
-    for (int t = 0; t < tokens && scope.first_slot + t < scope.slots; ++t)
-      if (float_bits(scope.bias[scope.first_slot + t]) << 1 != 0) return true;
-    return false;
   }
 };
 

@@ -28,6 +28,7 @@ inline constexpr float log2_e = 1.44269504088896340736f;
 inline constexpr float ln_2 = 0.69314718055994530942f;
 inline constexpr float masked = -1e30f;  // finite, so that -ffast-math cannot break it; scores stay far above
 inline constexpr int step_tokens = 256;  // most tokens of one step
+inline constexpr float largest_integer_bias = 2.8f;  // a slot for 16 tokens; steps with a larger one are computed exactly
 
 // What one step sees beside its tiles. Slots are the row indices of the sequence.
 struct step_scope {
@@ -36,6 +37,22 @@ struct step_scope {
   std::span<slot_range const> dead{};   // slots that nobody sees, ascending
   std::uint64_t const* live = nullptr;  // bit per slot of the sequence, or none: all live
   float const* bias = nullptr;          // natural-log units, per slot of the sequence, or none
+
+  // The biases of slots first_slot + t and following, zero behind the last.
+  simd::f32v bias_at(int t) const {
+    std::int64_t const slot = first_slot + t;
+    if (slot + simd::width <= slots) return simd::load(bias + slot);
+    float lanes[simd::width] = {};
+    for (int i = 0; i < simd::width && slot + i < slots; ++i) lanes[i] = bias[slot + i];
+    return simd::load(lanes);
+  }
+  // Whether a slot of the step stands for so much that its neighbours' rounded weights would suffer.
+  bool has_large_bias(int tokens) const {
+    if (bias == nullptr) return false;
+    simd::f32v most = bias_at(0);
+    for (int t = simd::width; t < tokens; t += simd::width) most = simd::max(most, bias_at(t));
+    return simd::any_above(most, largest_integer_bias);
+  }
 };
 
 template <int KeyChannels, int ValueChannels, class Lanes, int M>
@@ -101,25 +118,31 @@ class row_block {
   float total(int m) const { return simd::sum(simd::load(total_[m])); }
 
 
-  // cap tanh(s / cap), with tanh x = sign(x) (1 - e^-2|x|) / (1 + e^-2|x|)
+  // cap tanh(s / cap). Small scores, s <= 0.4 cap, bend by an odd polynomial with a relative error below 2e-7, in 5 instructions instead of 25.
   void cap(float (&scores)[M][step_tokens], int tokens) const {
-    simd::f32v const inverse = simd::all(ln_2 / soft_cap_), back = simd::all(soft_cap_ * log2_e);
-    for (int m = 0; m < M; ++m)
+    float const inverse = ln_2 / soft_cap_, k = inverse * inverse;
+    float const limit = soft_cap_ > 1e-5f && soft_cap_ < 1e5f ? 0.4f / inverse : -1.0f;
+    simd::f32v const bend1 = simd::all(-0.3333188295f * k), bend2 = simd::all(0.1327762902f * k * k), bend3 = simd::all(-0.0477942228f * k * k * k);
+    for (int m = 0; m < M; ++m) {
+      simd::f32v most = simd::all(0);
+      for (int t = 0; t < tokens; t += simd::width) most = simd::max(most, simd::magnitude(simd::load(scores[m] + t)));
+      bool const small = !simd::any_above(most, limit);
       for (int t = 0; t < tokens; t += simd::width) {
-        simd::f32v const x = simd::load(scores[m] + t) * inverse, size = simd::max(x, simd::all(0) - x);
-        simd::f32v const e = simd::exp2_of_negative(size * simd::all(-2.0f * log2_e));
-        simd::f32v const positive = (simd::all(1.0f) - e) / (simd::all(1.0f) + e) * back;
-        simd::u32v const sign = simd::as_words(x) & simd::u32v(0x80000000u);
-        simd::store(scores[m] + t, simd::as_float(simd::as_words(positive) | sign));
+        simd::f32v const s = simd::load(scores[m] + t);
+        if (small) {
+          simd::f32v const square = s * s, bend = simd::fma(simd::fma(bend3, square, bend2), square, bend1);
+          simd::store(scores[m] + t, simd::fma(s * square, bend, s));
+        } else {
+          simd::store(scores[m] + t, simd::tanh(s * simd::all(inverse)) * simd::all(soft_cap_ * log2_e));
+        }
       }
+    }
   }
 
   static void add_bias(float (&scores)[M][step_tokens], int tokens, step_scope const& scope) {
     for (int t = 0; t < tokens; t += simd::width) {
-      float bias[simd::width] = {};
-      for (int i = 0; i < simd::width && scope.first_slot + t + i < scope.slots; ++i) bias[i] = scope.bias[scope.first_slot + t + i];
-      simd::f32v const b = simd::max(simd::load(bias) * simd::all(log2_e), simd::all(masked));
-      for (int m = 0; m < M; ++m) simd::store(scores[m] + t, simd::load(scores[m] + t) + b);
+      simd::f32v const b = simd::max(scope.bias_at(t) * simd::all(log2_e), simd::all(masked));
+      PITH_UNROLL for (int m = 0; m < M; ++m) simd::store(scores[m] + t, simd::load(scores[m] + t) + b);
     }
   }
 

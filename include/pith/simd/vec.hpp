@@ -263,6 +263,15 @@ PITH_INLINE f32v exp2_of_negative(f32v x) {
   return as_float(as_words(p) + (as_words(raised) << 23));  // n = -127 gives the exponent 0: zero, or below 2^-126
 }
 
+PITH_INLINE f32v magnitude(f32v x) { return as_float(as_words(x) & u32v(0x7fffffffu)); }
+
+// tanh x = sign(x) (1 - e^-2|x|) / (1 + e^-2|x|), absolute error below 3e-7
+PITH_INLINE f32v tanh(f32v x) {
+  f32v const e = exp2_of_negative(magnitude(x) * all(-2.88539008f));
+  f32v const positive = (all(1.0f) - e) / (all(1.0f) + e);
+  return as_float(as_words(positive) | (as_words(x) & u32v(0x80000000u)));
+}
+
 }  // namespace simd
 }  // namespace PITH_ISA
 }  // namespace pith
