@@ -29,13 +29,13 @@ inline namespace PITH_ISA {
 
 // What attention tolerates: the standard deviation of a score, in units of log 2, that 8 bits may cause. Without it a model whose
 // scores reach hundreds loses up to 6 % of an output (docs/numerics.md).
-inline constexpr float score_tolerance = 0.1f;
+inline constexpr float score_tolerance = 0.05f;
 
 // A row of numbers as 8-bit or 15-bit integers in the order of packed codes.
 template <int Bits, int Channels>
 struct rounded_row {
   static constexpr int plane_bits = first_plane<Bits>;
-  static constexpr int size = static_cast<int>(round_up(Channels, 32));
+  static constexpr int size = static_cast<int>(round_up(Channels, std::max(32, 4 * simd::width)));
   alignas(64) std::uint8_t high[size];  // the 8-bit value, or the upper part of the 15-bit one
   alignas(64) std::uint8_t low[size];
   float step = 0;
@@ -48,40 +48,40 @@ struct rounded_row {
     float const step = most / 127.0f, rounding = step * step * static_cast<float>(Channels);
     return rounding <= 12.0f * 0x1p-14f * squares || rounding * code_square <= 0.25f * squares;
   }
-  // The largest scale with which 8 bits are enough; tolerance 0: any, if the row itself allows 8 bits.
-  static float narrow_scale(float most, float squares, float tolerance) {
-    if (!narrow_enough(most, squares)) return -1;
+  // The largest scale with which 8 bits are within the tolerance of a score.
+  static float narrow_scale(float most, float tolerance) {
     float const per_scale = most / 127.0f * std::sqrt(static_cast<float>(Channels)) * static_cast<float>(1 << Bits) / 12.0f;
-    return tolerance > 0 && per_scale > 0x1p-60f ? tolerance / per_scale : 0x1p120f;
+    return per_scale > 0x1p-60f ? tolerance / per_scale : any_scale;
   }
+  static constexpr float any_scale = 0x1p120f;
 
   // row has `size` numbers, zero beyond Channels, the largest |number| is `most`. Returns lanes whose sum is that of all rounded integers.
   PITH_INLINE simd::i32v round(float const* row, float most, bool to_15_bits) {
     wide = to_15_bits;
     step = most * (wide ? 1.0f / 16256.0f : 1.0f / 127.0f);
-    simd::f32v const inverse = simd::all(inverse_step(most));
-    simd::i32v sum(0);
-    for (int c = 0; c < size; c += 16) {
-      std::int32_t value[16];
-      for (int i = 0; i < 16; i += simd::width) {
-        simd::i32v const x = simd::round_even(simd::load(row + c + i) * inverse);
-        sum = sum + x;
-        simd::store_i32(value + i, x);
-      }
+    simd::f32v const inverse = simd::all(inverse_step(most)), raise = simd::all(simd::signed_raise);
+    constexpr int at_once = size % 64 == 0 ? 64 : 32, vectors = at_once / simd::width;
+    simd::i32v sum(0), low_sum(0);
+    if (!wide) std::memset(low, 0, sizeof low);
+    for (int c = 0; c < size; c += at_once) {
+      simd::u32v bits[vectors], low_bits[vectors];  // the integers are in the low bits
+      PITH_UNROLL for (int v = 0; v < vectors; ++v) bits[v] = simd::as_words(simd::fma(simd::load(row + c + v * simd::width), inverse, raise));
       if (wide) {
-        std::int32_t upper[16];
-        for (int i = 0; i < 16; ++i) {
-          upper[i] = (value[i] + 64) >> 7;
-          value[i] -= 128 * upper[i];
+        PITH_UNROLL for (int v = 0; v < vectors; ++v) {
+          simd::i32v const x = simd::lowered_integer(bits[v]), upper = (x + simd::i32v(64)) >> 7;
+          bits[v] = simd::as_words(upper);
+          low_bits[v] = simd::as_words(x - (upper << 7));
         }
-        simd::pack16<plane_bits>(upper, high + c);
-        simd::pack16<plane_bits>(value, low + c);
-      } else {
-        simd::pack16<plane_bits>(value, high + c);
-        std::memset(low + c, 0, 16);
+        simd::pack_bytes<plane_bits>(low_bits, low + c);
       }
+      simd::pack_bytes<plane_bits>(bits, high + c);
     }
-    return sum;
+    for (int c = 0; c < size; c += 4 * simd::width) {
+      simd::u32v const ones(0x01010101u);
+      sum = simd::dot4<true>(sum, ones, simd::load_words(reinterpret_cast<std::byte const*>(high) + c));
+      if (wide) low_sum = simd::dot4<true>(low_sum, ones, simd::load_words(reinterpret_cast<std::byte const*>(low) + c));
+    }
+    return wide ? (sum << 7) + low_sum : sum;
   }
   float high_step() const { return wide ? 128.0f * step : step; }
   float inverse_step(float most) const { return most > 0x1p-100f ? (wide ? 16256.0f : 127.0f) / most : 0.0f; }
@@ -94,7 +94,7 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
   using layout = typename storage::layout;
   static constexpr bool in_integers = std::is_same_v<Accuracy, integer_accuracy>;
   static constexpr bool folds = storage::along_tokens;  // the channel scales go into the query
-  static constexpr int padded = static_cast<int>(round_up(Channels, 32));
+  static constexpr int padded = rounded_row<Bits, Channels>::size;
   static constexpr int groups = folds ? 1 : storage::groups;
   static constexpr int group = folds ? Channels : storage::group;
 
@@ -109,26 +109,23 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
     float narrow_scale[M], least_narrow_scale;  // per_token: tiles with larger scales need the low bytes
   };
 
-  // tolerance: of a score's standard deviation, or 0: the row's own numbers decide
+  // tolerance: of a score's standard deviation, or 0: the row's own numbers decide (narrow_enough)
   static void prepare(float const* q, query& out, float tolerance = 0) {
     out.tolerance = tolerance;
-    out.least_narrow_scale = 0x1p120f;
+    out.least_narrow_scale = rounded_row<Bits, Channels>::any_scale;
     for (int m = 0; m < M; ++m) {
       float* const row = out.value[rounds_once ? 0 : m];
       for (int c = 0; c < padded; ++c) row[c] = c < Channels ? q[m * Channels + c] : 0.0f;
       for (int g = 0; g < groups; ++g) out.total[m][g] = sum_of_group(row + g * group);
       if constexpr (rounds_once) {
-        simd::f32v most = simd::all(0), squares = simd::all(0);
-        for (int c = 0; c < padded; c += simd::width) {
-          simd::f32v const x = simd::load(row + c);
-          most = simd::max(most, simd::max(x, simd::all(0) - x));
-          squares = simd::fma(x, x, squares);
-        }
+        simd::f32v most = simd::all(0);
+        for (int c = 0; c < padded; c += simd::width) most = simd::max(most, simd::magnitude(simd::load(row + c)));
         rounded_row<Bits, Channels>& rounded = out.rounded[m];
         float const peak = simd::largest(most);
-        out.narrow_scale[m] = rounded.narrow_scale(peak, simd::sum(squares), tolerance);
+        float const by_row = rounded.narrow_enough(peak, squares_of(out.value[0])) ? rounded.any_scale : -1.0f;
+        out.narrow_scale[m] = tolerance > 0 ? rounded.narrow_scale(peak, tolerance) : by_row;
         out.least_narrow_scale = std::min(out.least_narrow_scale, out.narrow_scale[m]);
-        rounded.round(row, peak, out.narrow_scale[m] < 0x1p120f);
+        rounded.round(row, peak, out.narrow_scale[m] < rounded.any_scale);
         float const step = rounded.high_step(), steps = step > 0x1p-120f ? 1.0f / step : 0.0f;
         for (int g = 0; g < groups; ++g) {
           out.total[m][g] *= steps;
@@ -317,44 +314,46 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
       }
   }
 
+  static float squares_of(float const (&row)[padded]) {
+    simd::f32v sum = simd::all(0);
+    for (int c = 0; c < padded; c += simd::width) sum = simd::fma(simd::load(row + c), simd::load(row + c), sum);
+    return simd::sum(sum);
+  }
+
   template <class Ask>
   static void run_per_channel(std::byte const* tile, query const& q, float* scores, int stride, Ask ask) {
     alignas(64) float folded[M][padded];
     rounded_row<Bits, Channels> rounded[in_integers ? M : 1];
+    constexpr float centre = in_integers ? storage::middle : 0;
     for (int g = 0; g < storage::groups; ++g) {
-      simd::f32v bias_sum[M], scaled_sum[M], most[M], squares[M];
-      PITH_UNROLL for (int m = 0; m < M; ++m) bias_sum[m] = scaled_sum[m] = most[m] = squares[m] = simd::all(0);
+      simd::f32v constants[M], most[M];  // constants: the same for all tokens
+      PITH_UNROLL for (int m = 0; m < M; ++m) constants[m] = most[m] = simd::all(0);
       for (int c = 0; c < Channels; c += simd::width) {
         std::int64_t const index = static_cast<std::int64_t>(g) * Channels + c;
         simd::f32v const scale = scale_of<storage>(tile, index);
-        simd::f32v const bias = simd::fma(scale, simd::all(static_cast<float>(storage::middle)), offset_of<storage>(tile, index, scale));
+        simd::f32v const bias = simd::fma(scale, simd::all(centre), offset_of<storage>(tile, index, scale));
         PITH_UNROLL for (int m = 0; m < M; ++m) {
           simd::f32v const x = simd::load(q.value[m] + c), scaled = x * scale;
           simd::store(folded[m] + c, scaled);
-          bias_sum[m] = simd::fma(x, bias, bias_sum[m]);
-          if constexpr (in_integers) {
-            most[m] = simd::max(most[m], simd::max(scaled, simd::all(0) - scaled));
-            squares[m] = simd::fma(scaled, scaled, squares[m]);
-          } else {
-            scaled_sum[m] = scaled_sum[m] + scaled;
-          }
+          constants[m] = simd::fma(x, bias, constants[m]);
+          if constexpr (in_integers) most[m] = simd::max(most[m], simd::magnitude(scaled));
         }
       }
       for (int m = 0; m < M; ++m)
         for (int c = Channels; c < padded; ++c) folded[m][c] = 0;
-      float constant[M], total[M];
       if constexpr (in_integers) {
-        float peak[M], size[M];
+        float peak[M];
         simd::largest_of_each(most, peak);
-        simd::sums(squares, size);
         for (int m = 0; m < M; ++m) {
-          simd::i32v const codes = rounded[m].round(folded[m], peak[m], rounded[m].narrow_scale(peak[m], size[m], q.tolerance) < 1);
-          scaled_sum[m] = simd::to_float(codes) * simd::all(rounded[m].step);
+          rounded_row<Bits, Channels>& row = rounded[m];
+          bool const narrow =
+              q.tolerance > 0 ? row.narrow_scale(peak[m], q.tolerance) >= 1 : row.narrow_enough(peak[m], squares_of(folded[m]));
+          simd::f32v const codes = simd::to_float(row.round(folded[m], peak[m], !narrow));
+          constants[m] = constants[m] - codes * simd::all(centre * row.step);  // the rounded query meets u - middle
         }
       }
-      simd::sums(bias_sum, constant);
-      simd::sums(scaled_sum, total);
-      for (int m = 0; m < M; ++m) constant[m] -= static_cast<float>(storage::middle) * total[m];
+      float constant[M];
+      simd::sums(constants, constant);
       for (int token = g * storage::group; token < (g + 1) * storage::group; token += chunk) {
         std::byte const* const block = tile + token / block_tokens * layout::bytes;
         sums_type sum;

@@ -193,7 +193,7 @@ struct mix_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
     simd::f32v rounded_sum[M];
     PITH_UNROLL for (int m = 0; m < M; ++m) {
       simd::u32v bits[vectors];  // the integer is in the low bits
-      PITH_UNROLL for (int v = 0; v < vectors; ++v) bits[v] = simd::as_words(simd::fma(scaled[m][v], simd::all(inverse[m]), simd::all(0x1p23f)));
+      PITH_UNROLL for (int v = 0; v < vectors; ++v) bits[v] = simd::as_words(simd::fma(scaled[m][v], simd::all(inverse[m]), simd::all(simd::unsigned_raise)));
       simd::pack_bytes<layout::plane_bits>(bits, w.rounded[m]);
     }
     if constexpr (centre != code_centre) {

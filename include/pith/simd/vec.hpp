@@ -234,8 +234,11 @@ PITH_INLINE f32v half_to_float(u32v words, int half) {
   }
 }
 
-// A sum x + c that rounded x to an integer, which now lies in its low bits (c = 2^23 for 0 <= x < 2^22, 1.5 * 2^23 for |x| < 2^21), minus c:
-// the integer as a number. -ffast-math would take `raised - c` for x.
+// A sum x + c rounds x to an integer, which lies in the low bits of the sum.
+inline constexpr float unsigned_raise = 0x1p23f;   // c for 0 <= x < 2^22
+inline constexpr float signed_raise = 0x1.8p23f;  // c for |x| < 2^21
+PITH_INLINE i32v lowered_integer(u32v bits_of_signed) { return as_int(bits_of_signed) - i32v(0x4b400000); }
+// raised - c, the integer as a number: what -ffast-math would take for x.
 PITH_INLINE f32v lowered(f32v raised, float c) {
 #if defined(__AVX512F__) && !defined(PITH_NO_SIMD)
   __m512 x = raised;
@@ -247,13 +250,13 @@ PITH_INLINE f32v lowered(f32v raised, float c) {
 }
 
 // Nearest integers, ties to even, for |x| < 2^21.
-PITH_INLINE i32v round_even(f32v x) { return as_int(as_words(x + all(12582912.0f))) - i32v(0x4b400000); }
+PITH_INLINE i32v round_even(f32v x) { return lowered_integer(as_words(x + all(signed_raise))); }
 
 // 2^x for x <= 0, relative error below 4e-7; 0 below -126.5 and for -infinity; exactly 1 at 0.
 //   x = n + f, |f| <= 1/2;  2^f = 1 + f p(f), p of degree 4 and least relative error;  n is added to its exponent
 PITH_INLINE f32v exp2_of_negative(f32v x) {
-  f32v const clipped = max(x, all(-127.0f)), raised = clipped + all(12582912.0f);  // n is in the low bits
-  f32v const f = clipped - lowered(raised, 12582912.0f);
+  f32v const clipped = max(x, all(-127.0f)), raised = clipped + all(signed_raise);  // n is in the low bits
+  f32v const f = clipped - lowered(raised, signed_raise);
   f32v p = all(1.32647273e-03f);
   p = fma(p, f, all(9.67151299e-03f));
   p = fma(p, f, all(5.55073358e-02f));
