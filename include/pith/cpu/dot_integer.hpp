@@ -29,7 +29,7 @@ inline namespace PITH_ISA {
 
 // What attention tolerates: the standard deviation of a score, in units of log 2, that 8 bits may cause. Without it a model whose
 // scores reach hundreds loses up to 6 % of an output (docs/numerics.md).
-inline constexpr float score_tolerance = 0.05f;
+inline constexpr float score_tolerance = 0.25f;
 
 // A row of numbers as 8-bit or 15-bit integers in the order of packed codes.
 template <int Bits, int Channels>
@@ -48,10 +48,12 @@ struct rounded_row {
     float const step = most / 127.0f, rounding = step * step * static_cast<float>(Channels);
     return rounding <= 12.0f * 0x1p-14f * squares || rounding * code_square <= 0.25f * squares;
   }
-  // The largest scale with which 8 bits are within the tolerance of a score.
-  static float narrow_scale(float most, float tolerance) {
-    float const per_scale = most / 127.0f * std::sqrt(static_cast<float>(Channels)) * static_cast<float>(1 << Bits) / 12.0f;
-    return per_scale > 0x1p-60f ? tolerance / per_scale : any_scale;
+  // The largest scale with which 8 bits are enough, for codes whose root mean square about the middle is `spread`: the row must allow them, and
+  // the standard deviation that they cause in a score must be tolerated (0: any is).
+  static float narrow_scale(float most, float squares, float spread, float tolerance) {
+    if (!narrow_enough(most, squares)) return -1;
+    float const per_scale = most / 127.0f * std::sqrt(static_cast<float>(Channels) / 12.0f) * spread;
+    return tolerance > 0 && per_scale > 0x1p-60f ? tolerance / per_scale : any_scale;
   }
   static constexpr float any_scale = 0x1p120f;
 
@@ -98,6 +100,9 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
   static constexpr int groups = folds ? 1 : storage::groups;
   static constexpr int group = folds ? Channels : storage::group;
 
+  // Root mean square of u - middle: even codes per channel; per token outlier channels take half the range and more.
+  static constexpr float code_spread = static_cast<float>(1 << Bits) * (folds ? 0.2887f : 0.1443f);
+
   static constexpr bool rounds_once = in_integers && !folds;  // the query is rounded when it is prepared
 
   struct query {
@@ -118,12 +123,15 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
       for (int c = 0; c < padded; ++c) row[c] = c < Channels ? q[m * Channels + c] : 0.0f;
       for (int g = 0; g < groups; ++g) out.total[m][g] = sum_of_group(row + g * group);
       if constexpr (rounds_once) {
-        simd::f32v most = simd::all(0);
-        for (int c = 0; c < padded; c += simd::width) most = simd::max(most, simd::magnitude(simd::load(row + c)));
+        simd::f32v most = simd::all(0), squares = simd::all(0);
+        for (int c = 0; c < padded; c += simd::width) {
+          simd::f32v const x = simd::load(row + c);
+          most = simd::max(most, simd::magnitude(x));
+          squares = simd::fma(x, x, squares);
+        }
         rounded_row<Bits, Channels>& rounded = out.rounded[m];
         float const peak = simd::largest(most);
-        float const by_row = rounded.narrow_enough(peak, squares_of(out.value[0])) ? rounded.any_scale : -1.0f;
-        out.narrow_scale[m] = tolerance > 0 ? rounded.narrow_scale(peak, tolerance) : by_row;
+        out.narrow_scale[m] = rounded.narrow_scale(peak, simd::sum(squares), code_spread, tolerance);
         out.least_narrow_scale = std::min(out.least_narrow_scale, out.narrow_scale[m]);
         rounded.round(row, peak, out.narrow_scale[m] < rounded.any_scale);
         float const step = rounded.high_step(), steps = step > 0x1p-120f ? 1.0f / step : 0.0f;
@@ -314,20 +322,14 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
       }
   }
 
-  static float squares_of(float const (&row)[padded]) {
-    simd::f32v sum = simd::all(0);
-    for (int c = 0; c < padded; c += simd::width) sum = simd::fma(simd::load(row + c), simd::load(row + c), sum);
-    return simd::sum(sum);
-  }
-
   template <class Ask>
   static void run_per_channel(std::byte const* tile, query const& q, float* scores, int stride, Ask ask) {
     alignas(64) float folded[M][padded];
     rounded_row<Bits, Channels> rounded[in_integers ? M : 1];
     constexpr float centre = in_integers ? storage::middle : 0;
     for (int g = 0; g < storage::groups; ++g) {
-      simd::f32v constants[M], most[M];  // constants: the same for all tokens
-      PITH_UNROLL for (int m = 0; m < M; ++m) constants[m] = most[m] = simd::all(0);
+      simd::f32v constants[M], most[M], squares[M];  // constants: the same for all tokens
+      PITH_UNROLL for (int m = 0; m < M; ++m) constants[m] = most[m] = squares[m] = simd::all(0);
       for (int c = 0; c < Channels; c += simd::width) {
         std::int64_t const index = static_cast<std::int64_t>(g) * Channels + c;
         simd::f32v const scale = scale_of<storage>(tile, index);
@@ -336,18 +338,21 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
           simd::f32v const x = simd::load(q.value[m] + c), scaled = x * scale;
           simd::store(folded[m] + c, scaled);
           constants[m] = simd::fma(x, bias, constants[m]);
-          if constexpr (in_integers) most[m] = simd::max(most[m], simd::magnitude(scaled));
+          if constexpr (in_integers) {
+            most[m] = simd::max(most[m], simd::magnitude(scaled));
+            squares[m] = simd::fma(scaled, scaled, squares[m]);
+          }
         }
       }
       for (int m = 0; m < M; ++m)
         for (int c = Channels; c < padded; ++c) folded[m][c] = 0;
       if constexpr (in_integers) {
-        float peak[M];
+        float peak[M], size[M];
         simd::largest_of_each(most, peak);
+        simd::sums(squares, size);
         for (int m = 0; m < M; ++m) {
           rounded_row<Bits, Channels>& row = rounded[m];
-          bool const narrow =
-              q.tolerance > 0 ? row.narrow_scale(peak[m], q.tolerance) >= 1 : row.narrow_enough(peak[m], squares_of(folded[m]));
+          bool const narrow = row.narrow_scale(peak[m], size[m], code_spread, q.tolerance) >= 1;
           simd::f32v const codes = simd::to_float(row.round(folded[m], peak[m], !narrow));
           constants[m] = constants[m] - codes * simd::all(centre * row.step);  // the rounded query meets u - middle
         }
