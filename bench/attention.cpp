@@ -8,14 +8,14 @@
 namespace {
 
 template <class Keys, class Values, class Accuracy>
-void add(std::string const& name) {
+void add(std::string const& name, bool f32_queries = false) {
   using page = pith::kv_page<Keys, Values, bench::head_dim, bench::head_dim, 64>;
   for (std::int64_t const context : {4096, 32768})
     for (bool const random : {false, true}) {
       if (random && context == 4096) continue;
       std::string const suffix = "/" + std::to_string(context) + (random ? "/random_order" : "");
       bench::add<page, Accuracy>(
-          {.name = "attention/" + name + suffix, .baseline = "attention/bf16" + suffix, .pages = {.tokens = context, .random = random}});
+          {.name = "attention/" + name + suffix, .baseline = "attention/bf16" + suffix, .pages = {.tokens = context, .random = random}, .f32_queries = f32_queries});
     }
 }
 
@@ -27,7 +27,9 @@ int main(int argc, char** argv) {
   bench::begin_attention();
   using bf = pith::raw<bf16>;
   using rotated = pipe<hadamard<128>, int4<per_token<64>>>;
-  add<bf, bf, exact_accuracy>("bf16");
+  add<bf, bf, integer_accuracy>("bf16");
+  add<bf, bf, integer_accuracy>("bf16_f32_queries", true);
+  add<bf, bf, exact_accuracy>("bf16_exact");
   add<int8<per_token<128>>, int8<per_token<128>>, integer_accuracy>("int8");
   add<int8<per_token<128>>, int8<per_token<128>>, exact_accuracy>("int8_exact");
   add<int8<per_token<128>>, int4<per_token<64>>, integer_accuracy>("int8k_int4v");

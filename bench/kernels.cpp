@@ -67,11 +67,14 @@ void add(std::string const& name, double peak) {
   auto const made = std::make_shared<scene>();
   scene& s = *made;
   auto const k = bench::numbers(tokens * channels, 5, true), v = bench::numbers(tokens * channels, 6),
-             q = bench::numbers(rows * channels, 7);
+             q = bench::query_numbers({}, rows * channels, 7);
   bench::encode_page<page>(k.data(), v.data(), s.memory);
   std::vector<float> scaled = q;
   for (float& x : scaled) x *= pith::log2_e / std::sqrt(static_cast<float>(channels));
-  dot::prepare(scaled.data(), s.query);
+  if constexpr (requires { dot::prepare(q.data(), s.query, pith::query_scale{}); })
+    dot::prepare(q.data(), s.query, pith::query_scale{pith::log2_e / std::sqrt(static_cast<float>(channels))});
+  else
+    dot::prepare(scaled.data(), s.query);
 
   s.run_dot();
   for (int i = 0; i < rows * tokens; ++i) s.weights[i / tokens][i % tokens] = std::exp2(s.scores[i / tokens][i % tokens] - 8);
@@ -138,7 +141,8 @@ int main(int argc, char** argv) {
   bench::peaks const& peak = bench::core_peaks();
   bench::references = bench::peaks_line();
   bench::floor_rule = "operations at the core's peak for their type";
-  add<pith::raw<bf16>, pith::raw<bf16>, exact_accuracy>("bf16", peak.pairs);
+  add<pith::raw<bf16>, pith::raw<bf16>, integer_accuracy>("bf16", peak.pairs);
+  add<pith::raw<bf16>, pith::raw<bf16>, exact_accuracy>("bf16_exact", peak.floats);
   add<int8<per_token<128>>, int8<per_token<128>>, integer_accuracy>("int8", peak.bytes);
   add<int4<per_token<64>>, int4<per_token<64>>, integer_accuracy>("int4", peak.bytes);
   add<int4<per_channel<32>>, int4<per_token<64>>, integer_accuracy>("kivi4", peak.bytes);

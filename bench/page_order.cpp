@@ -32,7 +32,7 @@ void add(std::string const& name) {
 int main(int argc, char** argv) {
   using namespace pith;
   bench::begin_attention();
-  add<pith::raw<bf16>, exact_accuracy>("bf16");
+  add<pith::raw<bf16>, integer_accuracy>("bf16");
   add<int8<per_token<128>>, integer_accuracy>("int8");
   add<int4<per_token<64>>, integer_accuracy>("int4");
   return bench::run(argc, argv,

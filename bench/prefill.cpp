@@ -10,10 +10,10 @@
 namespace {
 
 template <class Codec, class Accuracy>
-void add(std::string const& name, double peak) {
+void add(std::string const& name, double peak, bool f32_queries = false) {
   using page = pith::kv_page<Codec, Codec, bench::head_dim, bench::head_dim, 64>;
   bench::add<page, Accuracy>(
-      {.name = "prefill/" + name, .baseline = "prefill/bf16", .pages = {.tokens = 4096, .visited = 0}, .queries = 512, .peak = peak});
+      {.name = "prefill/" + name, .baseline = "prefill/bf16", .pages = {.tokens = 4096, .visited = 0}, .queries = 512, .f32_queries = f32_queries, .peak = peak});
 }
 
 }  // namespace
@@ -24,7 +24,9 @@ int main(int argc, char** argv) {
   bench::peaks const& peak = bench::core_peaks();
   bench::references += bench::peaks_line();
   bench::floor_rule = "operations at the core's peak for their type";
-  add<pith::raw<bf16>, exact_accuracy>("bf16", peak.pairs);
+  add<pith::raw<bf16>, integer_accuracy>("bf16", peak.pairs);
+  add<pith::raw<bf16>, integer_accuracy>("bf16_f32_queries", peak.pairs, true);
+  add<pith::raw<bf16>, exact_accuracy>("bf16_exact", peak.floats);
   add<int8<per_token<128>>, integer_accuracy>("int8", peak.bytes);
   add<int8<per_token<128>>, exact_accuracy>("int8_exact", peak.floats);
   add<int4<per_token<64>>, integer_accuracy>("int4", peak.bytes);

@@ -39,7 +39,7 @@ int main(int argc, char** argv) {
                 together[0] / 1e9, together[1] / 1e9);
   bench::references += line;
   if (bench::cores().size() < 2) bench::references += "there is one core only: two threads share it\n";
-  add<pith::raw<bf16>, exact_accuracy>("bf16");
+  add<pith::raw<bf16>, integer_accuracy>("bf16");
   add<int8<per_token<128>>, integer_accuracy>("int8");
   add<int4<per_token<64>>, integer_accuracy>("int4");
   return bench::run(argc, argv,

@@ -19,12 +19,20 @@ struct attention_case {
   page_order pages{};
   int queries = 1;
   slot_bias bias = slot_bias::none;
+  bool f32_queries = false;  // else their numbers are bf16, as a model in bf16 makes them
   float soft_cap = 0;
   bool lse = false;
   int threads = 1;
   std::string floor = "read/memory";  // the row whose bytes per second are the floor
   double peak = 0;                    // operations per second that are the floor instead
 };
+
+inline std::vector<float> query_numbers(attention_case const& as, std::int64_t count, unsigned seed) {
+  auto made = numbers(count, seed);
+  if (!as.f32_queries)
+    for (float& x : made) x = pith::to_float(pith::from_float<pith::bf16>(x));
+  return made;
+}
 
 inline std::vector<float> biases(slot_bias kind, std::int64_t slots) {
   std::vector<float> made(kind == slot_bias::none ? 0 : static_cast<std::size_t>(slots));
@@ -58,7 +66,7 @@ template <class Page, class Accuracy>
 double output_error(attention_case const& as) {
   constexpr int tokens = 1024;
   int const rows = std::min(as.queries, 16);
-  auto const k = numbers(tokens * head_dim, 5, true), v = numbers(tokens * head_dim, 6), q = numbers(rows * group * head_dim, 7);
+  auto const k = numbers(tokens * head_dim, 5, true), v = numbers(tokens * head_dim, 6), q = query_numbers(as, rows * group * head_dim, 7);
   auto const bias = biases(as.bias, tokens);
   std::byte* const memory = huge(tokens / Page::tokens * Page::bytes);
   encode_tokens<Page>(k, v, tokens, memory);
@@ -93,7 +101,7 @@ void measure(benchmark::State& state, attention_case const& as) {
   pages_of_layers<Page> const all(as.pages);
   if (all.memory == nullptr) return state.SkipWithError("the arena is too small");
   std::int64_t const tokens = as.pages.tokens, slots = kv_heads * tokens;
-  auto const q = numbers(as.queries * query_heads * head_dim, 9);
+  auto const q = query_numbers(as, as.queries * query_heads * head_dim, 9);
   auto const bias = biases(as.bias, all.layers * slots);
   std::vector<float> out(q.size()), lse(static_cast<std::size_t>(as.queries * query_heads));
   std::vector<std::int64_t> const queries{0, as.queries};

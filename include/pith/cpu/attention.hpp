@@ -24,18 +24,19 @@ struct prepared_rows {
   template <class A>
   using mix = mix_kernel<typename value_tile::storage, A, M>;
   template <int Tokens>
-  using raw_dot = dot_kernel<raw_tile<bf16, dk, use::dot, Tokens>, exact_accuracy, M>;
+  using raw_dot = dot_kernel<raw_tile<bf16, dk, use::dot, Tokens>, Accuracy, M>;
   template <int Tokens>
-  using raw_mix = mix_kernel<raw_tile<bf16, dv, use::mix, Tokens>, exact_accuracy, M>;
+  using raw_mix = mix_kernel<raw_tile<bf16, dv, use::mix, Tokens>, Accuracy, M>;
 
   row_block<dk, dv, lanes_of<mix<Accuracy>>, M> state;
   typename dot<Accuracy>::query packed;
-  typename dot<exact_accuracy>::query exact;  // for steps with a bias; the same as packed in exact accuracy
-  raw_query<dk, M> raw;
+  typename dot<exact_accuracy>::query exact;  // for steps with a large bias, and for keys before raw values
+  typename raw_dot<block_tokens>::query raw;
   std::int64_t row[M];
   int rows = 0;  // the rest repeats the last row
 
-  void begin(head_rows const& all, std::int64_t first, int count, state_of<key_tile> const& calibration) {
+  // Only the forms that some segment needs are made.
+  void begin(head_rows const& all, std::int64_t first, int count, state_of<key_tile> const& calibration, bool has_raw, bool needs_exact) {
     alignas(64) float q[M][dk];
     float sinks[M];
     rows = count;
@@ -46,14 +47,22 @@ struct prepared_rows {
       if (all.sink != nullptr) sinks[m] = all.sink(all.context, row[m]);
     }
     state.begin(all.sink != nullptr ? sinks : nullptr, all.soft_cap);
-    raw_dot<block_tokens>::prepare(q[0], raw);
+    query_scale const scale{all.scale};
+    if (has_raw) raw_dot<block_tokens>::prepare(q[0], raw, scale);
+    if constexpr (!is_transformed<key_tile> && requires { dot<Accuracy>::prepare(q[0], packed, scale); }) {
+      dot<Accuracy>::prepare(q[0], packed, scale);
+      if (needs_exact) dot<exact_accuracy>::prepare(q[0], exact, scale);
+      return;
+    }
+    for (int m = 0; m < M; ++m)
+      for (float& x : q[m]) x *= all.scale;
     if constexpr (is_transformed<key_tile>)
       for (int m = 0; m < M; ++m) key_tile::transform_query(q[m], calibration);
     if constexpr (requires { dot<Accuracy>::prepare(q[0], packed, score_tolerance); })
       dot<Accuracy>::prepare(q[0], packed, score_tolerance);
     else
       dot<Accuracy>::prepare(q[0], packed);
-    dot<exact_accuracy>::prepare(q[0], exact);
+    if (needs_exact) dot<exact_accuracy>::prepare(q[0], exact);
   }
 
   void save(head_rows const& all) const {
@@ -93,9 +102,11 @@ struct cpu_attention {
     using rows_type = prepared_rows<Page, Accuracy, M>;
     rows_type group[M == 4 ? rows_at_once / 4 : 1];
     int const blocks = (count + M - 1) / M;
-    for (int b = 0; b < blocks; ++b) group[b].begin(all, first_row + b * M, count - b * M < M ? count - b * M : M, source.key_state());
-
     std::int64_t const skip = source.first_tokens(), keys = source.sealed_keys(), values = source.sealed_values(), stored = source.stored();
+    bool const has_raw = skip > 0 || stored > keys || source.chunk_tokens() > 0, needs_exact = source.bias() != nullptr || keys > values;
+    for (int b = 0; b < blocks; ++b)
+      group[b].begin(all, first_row + b * M, count - b * M < M ? count - b * M : M, source.key_state(), has_raw, needs_exact);
+
     step_scope scope{.slots = skip + stored, .dead = source.dead(), .live = source.live(), .bias = source.bias()};
 
     // While a page is multiplied, the same lines of the page after it are asked for, wherever it lies.

@@ -29,6 +29,11 @@ struct ask_ahead {
   PITH_INLINE void operator()(std::byte const* at) const { simd::prefetch_far(at + bytes); }
 };
 
+// Multiplies a query that is given as it is: kernels that can, see the caller's own numbers, which are often bf16.
+struct query_scale {
+  float value = 1;
+};
+
 template <class Storage, class Accuracy, int M>
 struct dot_kernel {
   using storage = Storage;

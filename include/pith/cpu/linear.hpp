@@ -14,12 +14,17 @@
 
 #include "pith/codec/pipe.hpp"
 #include "pith/core/view.hpp"
-#include "pith/cpu/dot_pairs.hpp"
 #include "pith/cpu/mix_integer.hpp"
+#include "pith/cpu/raw_pairs.hpp"
 #include "pith/linear/linear_engine.hpp"
 
 namespace pith {
 inline namespace PITH_ISA {
+
+// Bytes to ask for ahead of what a kernel of M rows reads: the next tile, if it fits into half a cache. Two rows or more leave time for it;
+// for one row the machine's own prefetching was faster, and only the scales are asked for (docs/benchmarks.md).
+template <class Storage, int M>
+inline constexpr int ahead_bytes = M < 2 ? 0 : static_cast<int>(std::min<std::int64_t>(Storage::bytes, 8192));
 
 template <class Tile, class Accuracy>
 struct cpu_linear {
@@ -32,9 +37,10 @@ struct cpu_linear {
   static constexpr std::int64_t task_bytes = 1 << 17;              // of packed weights, at least
 
   template <int M>
-  using dot = linear_dot<storage, Accuracy, M>;
+  using dot = dot_kernel<storage, Accuracy, M>;
+  // Only integer codes gain from rounding x.
   template <int M>
-  using mix = mix_kernel<storage, Accuracy, M>;
+  using mix = mix_kernel<storage, std::conditional_t<requires { storage::middle; }, Accuracy, exact_accuracy>, M>;
 
   // The kernels of one pass: block b has `size` rows from row `first` on, its prepared panels lie `bytes` apart from `at` on.
   struct row_group {
@@ -79,7 +85,13 @@ struct cpu_linear {
   template <int M>
   static void add(std::byte const* tile, std::byte const* query, float* sums) {
     alignas(64) float scores[M][tokens];
-    dot<M>::run(tile, *std::launder(reinterpret_cast<typename dot<M>::query const*>(query)), scores[0], tokens);
+    auto const& q = *std::launder(reinterpret_cast<typename dot<M>::query const*>(query));
+    struct ask_next {
+      void operator()(std::byte const* at) const {
+        if constexpr (ahead_bytes<storage, M> > 0) simd::prefetch(at + ahead_bytes<storage, M>);
+      }
+    };
+    dot_tiles<dot<M>>(tokens, [=](int t) { return tile + t / dot<M>::storage::tokens * storage::bytes; }, q, scores[0], tokens, ask_next{});
     for (int i = 0; i < M * tokens; i += simd::width) simd::store(sums + i, simd::load(sums + i) + simd::load(scores[0] + i));
   }
 

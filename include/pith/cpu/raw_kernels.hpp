@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// dot and mix over raw tiles: 16-bit words are split into two f32 vectors by a shift and a mask, then multiplied and added in f32.
+// dot and mix over raw tiles in f32: 16-bit words are split into two vectors by a shift and a mask, then multiplied and added.
+// raw_pairs.hpp has the kernels for bf16 on machines that multiply its pairs.
 //
 // cost    dot and mix, bf16: (2 unpack + 2M fma) per 2 * width numbers, one load of packed data for all M rows
 #pragma once
@@ -16,17 +17,16 @@ struct raw_query {
   float value[Channels + 1][M];
 };
 
-template <storage_scalar T, int Channels, int Tokens, class Accuracy, int M>
-  requires(Tokens % simd::width == 0)
-struct dot_kernel<raw_tile<T, Channels, use::dot, Tokens>, Accuracy, M> {
+template <storage_scalar T, int Channels, int Tokens, int M>
+struct raw_dot {
   using storage = raw_tile<T, Channels, use::dot, Tokens>;
   static constexpr int per_word = storage::layout::per_word;
 
   using query = raw_query<Channels, M>;
 
-  static void prepare(float const* q, query& out) {
+  static void prepare(float const* q, query& out, query_scale scale = {}) {
     for (int c = 0; c < storage::layout::words * per_word; ++c)
-      for (int m = 0; m < M; ++m) out.value[c][m] = c < Channels ? q[m * Channels + c] : 0.0f;
+      for (int m = 0; m < M; ++m) out.value[c][m] = c < Channels ? q[m * Channels + c] * scale.value : 0.0f;
   }
 
   template <class Ask = ask_nothing>
@@ -52,9 +52,8 @@ struct dot_kernel<raw_tile<T, Channels, use::dot, Tokens>, Accuracy, M> {
   }
 };
 
-template <storage_scalar T, int Channels, int Tokens, class Accuracy, int M>
-  requires(Channels % simd::width == 0)
-struct mix_kernel<raw_tile<T, Channels, use::mix, Tokens>, Accuracy, M> {
+template <storage_scalar T, int Channels, int Tokens, int M>
+struct raw_mix {
   using storage = raw_tile<T, Channels, use::mix, Tokens>;
 
   template <class Ask = ask_nothing>
@@ -83,6 +82,14 @@ struct mix_kernel<raw_tile<T, Channels, use::mix, Tokens>, Accuracy, M> {
     }
   }
 };
+
+template <storage_scalar T, int Channels, int Tokens, class Accuracy, int M>
+  requires(Tokens % simd::width == 0)
+struct dot_kernel<raw_tile<T, Channels, use::dot, Tokens>, Accuracy, M> : raw_dot<T, Channels, Tokens, M> {};
+
+template <storage_scalar T, int Channels, int Tokens, class Accuracy, int M>
+  requires(Channels % simd::width == 0)
+struct mix_kernel<raw_tile<T, Channels, use::mix, Tokens>, Accuracy, M> : raw_mix<T, Channels, Tokens, M> {};
 
 }  // namespace PITH_ISA
 }  // namespace pith

@@ -17,7 +17,7 @@
 #include "pith/cpu/dot_integer.hpp"
 #include "pith/cpu/float8_kernels.hpp"
 #include "pith/cpu/mix_integer.hpp"
-#include "pith/cpu/raw_kernels.hpp"
+#include "pith/cpu/raw_pairs.hpp"
 #include "pith/cpu/sum_kernels.hpp"
 #include "pith/page/attention_engine.hpp"
 

@@ -14,7 +14,7 @@
 // use      use::dot suits multiply, use::mix suits multiply_transposed; the other product is right too, but decodes every tile first
 // error    pack: the codec's error_bound.  exact accuracy: f32 sums, (columns + panels + 16) 2^-24 sum |W x|.  integer accuracy: in
 // addition
-//          dot_integer.hpp's bound for every panel, whose part of x is rounded by itself; for raw<bf16> dot_pairs.hpp's; for
+//          dot_integer.hpp's bound for every panel, whose part of x is rounded by itself; for raw<bf16> raw_pairs.hpp's; for
 //          multiply_transposed mix_integer.hpp's, for the positive and the negative part of x, of every row block
 // nan      exact: as IEEE sums give it. integer: a row of x with NaN or infinity gives NaN in its whole row of out
 // errors   each function names its own; nothing is written before everything is checked

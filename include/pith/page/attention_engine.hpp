@@ -34,7 +34,8 @@ struct slot_range {
 struct head_rows {
   std::int64_t rows = 0;
   void const* context = nullptr;
-  void (*load)(void const* context, std::int64_t row, float* query) = nullptr;                      // scaled, base 2
+  void (*load)(void const* context, std::int64_t row, float* query) = nullptr;                      // as the caller gave it
+  float scale = 1;                                                                                  // of its scores, base 2
   void (*save)(void const* context, std::int64_t row, float const* output, float lse) = nullptr;
   void (*limits)(void const* context, std::int64_t row, std::int64_t* lower, std::int64_t* upper) = nullptr;  // slots seen
   float (*sink)(void const* context, std::int64_t row) = nullptr;                                   // or null: no sink logits

@@ -29,10 +29,11 @@ struct query_rows {
     all.rows = tokens * group;
     all.context = this;
     all.soft_cap = options->soft_cap;
+    all.scale = scale;
     all.load = [](void const* context, std::int64_t row, float* query) {
       auto const& self = *static_cast<query_rows const*>(context);
       Q const* const from = &self.q(self.first_token + row / self.group, self.head * self.group + row % self.group, 0);
-      for (std::int64_t c = 0; c < self.q.extent[2]; ++c) query[c] = to_float(from[c * self.q.stride[2]]) * self.scale;
+      for (std::int64_t c = 0; c < self.q.extent[2]; ++c) query[c] = to_float(from[c * self.q.stride[2]]);
     };
     all.save = [](void const* context, std::int64_t row, float const* output, float lse) {
       auto const& self = *static_cast<query_rows const*>(context);
