@@ -94,6 +94,8 @@ struct cpu_attention {
  private:
   using key_tile = typename Page::key_tile;
   using value_tile = typename Page::value_tile;
+  // 12 bits and more; in longer pages keys and values lie too far apart to be one stream
+  static constexpr bool is_raw_page = Page::bytes >= 3 * Page::tokens * (Page::key_channels + Page::value_channels) / 2 && Page::tokens <= 64;
   // Tokens of a step over pages: whole tiles of both, and enough to spread the softmax's fixed cost.
   static constexpr int page_step = Page::tile_tokens > 64 ? Page::tile_tokens : Page::tokens % 64 == 0 ? 64 : block_tokens;
 
@@ -110,8 +112,7 @@ struct cpu_attention {
     step_scope scope{.slots = skip + stored, .dead = source.dead(), .live = source.live(), .bias = source.bias()};
 
     // While a page is multiplied, the same lines of the page after it are asked for, wherever it lies.
-    auto const read_page = [&](std::int64_t base, std::byte const* page, std::byte const* next) {
-      ask_ahead const ask{next - page};
+    auto const read_page = [&](std::int64_t base, std::byte const* page, auto ask) {
       std::int64_t const end = std::min(base + Page::tokens, values);
       for (std::int64_t slot = base; slot < end;) {
         std::int64_t to = std::min<std::int64_t>(slot + page_step, end);
@@ -137,10 +138,16 @@ struct cpu_attention {
     std::int64_t waiting = -1;
     std::byte const* waiting_page = nullptr;
     source.for_each_page([&](std::int64_t base, std::byte const* page) {
-      if (waiting >= 0) read_page(waiting, waiting_page, page);
+      if (waiting >= 0) {
+        std::ptrdiff_t const ahead = page - waiting_page;
+        if constexpr (is_raw_page)
+          ahead == Page::bytes ? read_page(waiting, waiting_page, ask_ahead_sparsely{ahead}) : read_page(waiting, waiting_page, ask_ahead{ahead});
+        else
+          read_page(waiting, waiting_page, ask_ahead{ahead});
+      }
       waiting = base, waiting_page = page;
     });
-    if (waiting >= 0) read_page(waiting, waiting_page, waiting_page);
+    if (waiting >= 0) read_page(waiting, waiting_page, ask_ahead{0});
 
     if constexpr (is_transformed<value_tile>)
       for (int b = 0; b < blocks; ++b) group[b].state.template restore<value_tile>(source.value_state());

@@ -28,6 +28,14 @@ struct ask_ahead {
   std::ptrdiff_t bytes;
   PITH_INLINE void operator()(std::byte const* at) const { simd::prefetch_far(at + bytes); }
 };
+// One line of four, where the processor's own streams bring the others: raw pages in address order are read so fast that asking for every
+// line holds the reads up (67 % of the read bandwidth, without asking 76 %, this way 84 %). Packed pages need every line (59 %, 21 %).
+struct ask_ahead_sparsely {
+  std::ptrdiff_t bytes;
+  PITH_INLINE void operator()(std::byte const* at) const {
+    if (reinterpret_cast<std::uintptr_t>(at) / 64 % 4 == 0) simd::prefetch_far(at + bytes);
+  }
+};
 
 // Multiplies a query that is given as it is: kernels that can, see the caller's own numbers, which are often bf16.
 struct query_scale {
