@@ -199,7 +199,8 @@ struct mix_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
     if constexpr (centre != code_centre) {
       PITH_UNROLL for (int m = 0; m < M; ++m) {
         simd::i32v sum(0);
-        if constexpr (w.padded > Tokens) std::memset(w.rounded[m] + Tokens, 0, w.padded - Tokens);
+        constexpr int padding = segment_weights<Tokens>::padded - Tokens;
+        if constexpr (padding > 0) std::memset(w.rounded[m] + Tokens, 0, padding);
         for (int t = 0; t < Tokens; t += 4 * simd::width)
           sum = simd::dot4<true>(sum, simd::load_words(reinterpret_cast<std::byte const*>(w.rounded[m]) + t), simd::u32v(0x01010101u));
         rounded_sum[m] = simd::to_float(sum) * simd::all(centre - code_centre);
