@@ -94,8 +94,8 @@ struct cpu_attention {
  private:
   using key_tile = typename Page::key_tile;
   using value_tile = typename Page::value_tile;
-  // 12 bits and more; in longer pages keys and values lie too far apart to be one stream
-  static constexpr bool is_raw_page = Page::bytes >= 3 * Page::tokens * (Page::key_channels + Page::value_channels) / 2 && Page::tokens <= 64;
+  // Of 12 bits and more, multiplied in pairs; in longer pages keys and values lie too far apart to be one stream.
+  static constexpr bool asks_sparsely = simd::fast_dot2 && Page::bytes >= 3 * Page::tokens * (Page::key_channels + Page::value_channels) / 2 && Page::tokens <= 64;
   // Tokens of a step over pages: whole tiles of both, and enough to spread the softmax's fixed cost.
   static constexpr int page_step = Page::tile_tokens > 64 ? Page::tile_tokens : Page::tokens % 64 == 0 ? 64 : block_tokens;
 
@@ -140,7 +140,7 @@ struct cpu_attention {
     source.for_each_page([&](std::int64_t base, std::byte const* page) {
       if (waiting >= 0) {
         std::ptrdiff_t const ahead = page - waiting_page;
-        if constexpr (is_raw_page)
+        if constexpr (asks_sparsely)
           ahead == Page::bytes ? read_page(waiting, waiting_page, ask_ahead_sparsely{ahead}) : read_page(waiting, waiting_page, ask_ahead{ahead});
         else
           read_page(waiting, waiting_page, ask_ahead{ahead});

@@ -26,7 +26,11 @@ struct ask_nothing {
 };
 struct ask_ahead {
   std::ptrdiff_t bytes;
-  PITH_INLINE void operator()(std::byte const* at) const { simd::prefetch_far(at + bytes); }
+  PITH_INLINE void operator()(std::byte const* at) const {
+    if constexpr (4 * simd::width < 64)
+      if (reinterpret_cast<std::uintptr_t>(at) % 64 >= 4 * simd::width) return;  // only for the first vector of a line
+    simd::prefetch_far(at + bytes);
+  }
 };
 // One line of four, where the processor's own streams bring the others: raw pages in address order are read so fast that asking for every
 // line holds the reads up (67 % of the read bandwidth, without asking 76 %, this way 84 %). Packed pages need every line (59 %, 21 %).
