@@ -14,8 +14,10 @@ void add(std::string const& name, bool f32_queries = false) {
     for (bool const random : {false, true}) {
       if (random && context == 4096) continue;
       std::string const suffix = "/" + std::to_string(context) + (random ? "/random_order" : "");
-      bench::add<page, Accuracy>(
-          {.name = "attention/" + name + suffix, .baseline = "attention/bf16" + suffix, .pages = {.tokens = context, .random = random}, .f32_queries = f32_queries});
+      bench::add<page, Accuracy>({.name = "attention/" + name + suffix,
+                                  .baseline = "attention/bf16" + suffix,
+                                  .pages = {.tokens = context, .random = random},
+                                  .f32_queries = f32_queries});
     }
 }
 

@@ -48,7 +48,8 @@ void add(std::string const& name, double peak) {
       pith::dot_tiles<dot>(tokens, [&](int t) { return memory + page::key_tile_at(t); }, query, scores[0], tokens, pith::ask_nothing{});
     }
     void run_mix() {
-      pith::mix_tiles<mix>(tokens, [&](int t) { return memory + page::value_tile_at(t); }, weights[0], tokens, sums[0], rest, pith::ask_nothing{});
+      pith::mix_tiles<mix>(
+          tokens, [&](int t) { return memory + page::value_tile_at(t); }, weights[0], tokens, sums[0], rest, pith::ask_nothing{});
     }
     void run_softmax() {
       auto const nothing = [](int) { return static_cast<std::byte const*>(nullptr); };

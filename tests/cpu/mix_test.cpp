@@ -8,7 +8,8 @@ using namespace pith_test;
 using pith::use;
 
 // What integer accuracy adds for channel c of a row of weights: rounded weights meet the distance from the middle of the codes, the middle
-// meets the weights themselves. `loose` is raised by what may have been rounded either way, `half_steps` bounds the distance from the exact sum.
+// meets the weights themselves. `loose` is raised by what may have been rounded either way, `half_steps` bounds the distance from the exact
+// sum.
 template <class Tile>
 double rounded_sum(float const* w, std::vector<stored_number> const& x, int c, double& loose, double& half_steps) {
   constexpr int segment = Tile::along_tokens && Tile::group < 32 ? Tile::group : 32;
@@ -22,7 +23,8 @@ double rounded_sum(float const* w, std::vector<stored_number> const& x, int c, d
     for (int t = 0; t < segment; ++t) {
       stored_number const n = number(t);
       double const unrounded = static_cast<double>(scaled[t]) * inverse, rounded = std::nearbyint(unrounded);
-      double const distance = (n.value - n.middle) / (n.scale > 0 ? n.scale : 1), unit = step * (Tile::along_tokens ? n.scale : 1.0) * std::fabs(distance);
+      double const distance = (n.value - n.middle) / (n.scale > 0 ? n.scale : 1),
+                   unit = step * (Tile::along_tokens ? n.scale : 1.0) * std::fabs(distance);
       sum += rounded * step * (Tile::along_tokens ? n.scale : 1.0) * distance + static_cast<double>(w[first + t]) * n.middle;
       half_steps += (0.5 + 0x1p-12) * unit;
       if (std::fabs(std::fabs(unrounded - rounded) - 0.5) < 0x1p-14) loose += unit;

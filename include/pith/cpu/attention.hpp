@@ -95,13 +95,22 @@ struct cpu_attention {
   using key_tile = typename Page::key_tile;
   using value_tile = typename Page::value_tile;
   // Of 12 bits and more, multiplied in pairs; in longer pages keys and values lie too far apart to be one stream.
-  static constexpr bool asks_sparsely = simd::fast_dot2 && Page::bytes >= 3 * Page::tokens * (Page::key_channels + Page::value_channels) / 2 && Page::tokens <= 64;
+  static constexpr bool asks_sparsely =
+      simd::fast_dot2 && Page::bytes >= 3 * Page::tokens * (Page::key_channels + Page::value_channels) / 2 && Page::tokens <= 64;
   // Tokens of a step over pages: whole tiles of both, and enough to spread the softmax's fixed cost.
   static constexpr int page_step = Page::tile_tokens > 64 ? Page::tile_tokens : Page::tokens % 64 == 0 ? 64 : block_tokens;
 
   template <int M, class Source>
   static void pass(Source const& source, head_rows const& all, std::int64_t first_row, int count) {
     using rows_type = prepared_rows<Page, Accuracy, M>;
+    using fast_dot = typename rows_type::template dot<Accuracy>;
+    using fast_mix = typename rows_type::template mix<Accuracy>;
+    using exact_dot = typename rows_type::template dot<exact_accuracy>;
+    using exact_mix = typename rows_type::template mix<exact_accuracy>;
+    using raw_dot = typename rows_type::template raw_dot<block_tokens>;
+    using raw_mix = typename rows_type::template raw_mix<block_tokens>;
+    using first_dot = typename rows_type::template raw_dot<Source::first_tile>;
+    using first_mix = typename rows_type::template raw_mix<Source::first_tile>;
     rows_type group[M == 4 ? rows_at_once / 4 : 1];
     int const blocks = (count + M - 1) / M;
     std::int64_t const skip = source.first_tokens(), keys = source.sealed_keys(), values = source.sealed_values(), stored = source.stored();
@@ -126,11 +135,11 @@ struct cpu_attention {
         bool const exactly = std::is_same_v<Accuracy, integer_accuracy> && scope.has_large_bias(tokens);
         for (int b = 0; b < blocks; ++b) {
           if (packed_keys && !exactly)
-            group[b].state.template step<typename rows_type::template dot<Accuracy>, typename rows_type::template mix<Accuracy>>(group[b].packed, tokens, scope, key_at, value_at, ask);
+            group[b].state.template step<fast_dot, fast_mix>(group[b].packed, tokens, scope, key_at, value_at, ask);
           else if (packed_keys)
-            group[b].state.template step<typename rows_type::template dot<exact_accuracy>, typename rows_type::template mix<exact_accuracy>>(group[b].exact, tokens, scope, key_at, value_at);
+            group[b].state.template step<exact_dot, exact_mix>(group[b].exact, tokens, scope, key_at, value_at);
           else
-            group[b].state.template step<typename rows_type::template raw_dot<block_tokens>, typename rows_type::template mix<exact_accuracy>>(group[b].raw, tokens, scope, raw_key_at, value_at);
+            group[b].state.template step<raw_dot, exact_mix>(group[b].raw, tokens, scope, raw_key_at, value_at);
         }
         slot = to;
       }
@@ -141,7 +150,8 @@ struct cpu_attention {
       if (waiting >= 0) {
         std::ptrdiff_t const ahead = page - waiting_page;
         if constexpr (asks_sparsely)
-          ahead == Page::bytes ? read_page(waiting, waiting_page, ask_ahead_sparsely{ahead}) : read_page(waiting, waiting_page, ask_ahead{ahead});
+          ahead == Page::bytes ? read_page(waiting, waiting_page, ask_ahead_sparsely{ahead})
+                               : read_page(waiting, waiting_page, ask_ahead{ahead});
         else
           read_page(waiting, waiting_page, ask_ahead{ahead});
       }
@@ -159,20 +169,21 @@ struct cpu_attention {
           auto const key_at = [&](int t) { return page + Page::key_tile_at(static_cast<int>(slot - base) + t); };
           auto const value_at = [&](int t) { return source.staging_values(slot + t); };
           for (int b = 0; b < blocks; ++b)
-            group[b].state.template step<typename rows_type::template dot<exact_accuracy>, typename rows_type::template raw_mix<block_tokens>>(group[b].exact, key_tile::tokens, scope, key_at, value_at);
+            group[b].state.template step<exact_dot, raw_mix>(group[b].exact, key_tile::tokens, scope, key_at, value_at);
         }
       });
 
     raw_steps<rows_type>(group, blocks, scope, skip, std::max(keys, values), stored, [&](std::int64_t s) { return source.staging_keys(s); },
                          [&](std::int64_t s) { return source.staging_values(s); });
     step_scope const chunk_scope{.slots = skip + stored + source.chunk_tokens()};  // its slots are not in the side arrays yet
-    raw_steps<rows_type>(group, blocks, chunk_scope, skip + stored, 0, source.chunk_tokens(), [&](std::int64_t i) { return source.chunk_keys(i); },
-                         [&](std::int64_t i) { return source.chunk_values(i); });
+    raw_steps<rows_type>(
+        group, blocks, chunk_scope, skip + stored, 0, source.chunk_tokens(), [&](std::int64_t i) { return source.chunk_keys(i); },
+        [&](std::int64_t i) { return source.chunk_values(i); });
     if (skip > 0) {
       scope.first_slot = 0;
       scope.slots = skip;  // the tile may be longer than the segment
       for (int b = 0; b < blocks; ++b)
-        group[b].state.template step<typename rows_type::template raw_dot<Source::first_tile>, typename rows_type::template raw_mix<Source::first_tile>>(
+        group[b].state.template step<first_dot, first_mix>(
             group[b].raw, Source::first_tile, scope, [&](int) { return source.first_keys(); }, [&](int) { return source.first_values(); });
     }
     for (int b = 0; b < blocks; ++b) {
@@ -183,7 +194,8 @@ struct cpu_attention {
 
   // Slots [from, to) that lie in raw 32-token tiles; `shift` makes them slots of the sequence.
   template <class Rows, class KeyAt, class ValueAt>
-  static void raw_steps(Rows* group, int blocks, step_scope scope, std::int64_t shift, std::int64_t from, std::int64_t to, KeyAt keys, ValueAt values) {
+  static void raw_steps(Rows* group, int blocks, step_scope scope, std::int64_t shift, std::int64_t from, std::int64_t to, KeyAt keys,
+                        ValueAt values) {
     for (std::int64_t slot = from; slot < to; slot += 2 * block_tokens) {
       int const tokens = to - slot > block_tokens ? 2 * block_tokens : block_tokens;
       scope.first_slot = shift + slot;

@@ -48,8 +48,8 @@ struct rounded_row {
     float const step = most / 127.0f, rounding = step * step * static_cast<float>(Channels);
     return rounding <= 12.0f * 0x1p-14f * squares || rounding * code_square <= 0.25f * squares;
   }
-  // The largest scale with which 8 bits are enough, for codes whose root mean square about the middle is `spread`: the row must allow them, and
-  // the standard deviation that they cause in a score must be tolerated (0: any is).
+  // The largest scale with which 8 bits are enough, for codes whose root mean square about the middle is `spread`: the row must allow them,
+  // and the standard deviation that they cause in a score must be tolerated (0: any is).
   static float narrow_scale(float most, float squares, float spread, float tolerance) {
     if (!narrow_enough(most, squares)) return -1;
     float const per_scale = most / 127.0f * std::sqrt(static_cast<float>(Channels) / 12.0f) * spread;
@@ -67,7 +67,8 @@ struct rounded_row {
     if (!wide) std::memset(low, 0, sizeof low);
     for (int c = 0; c < size; c += at_once) {
       simd::u32v bits[vectors], low_bits[vectors];  // the integers are in the low bits
-      PITH_UNROLL for (int v = 0; v < vectors; ++v) bits[v] = simd::as_words(simd::fma(simd::load(row + c + v * simd::width), inverse, raise));
+      PITH_UNROLL for (int v = 0; v < vectors; ++v) bits[v] =
+          simd::as_words(simd::fma(simd::load(row + c + v * simd::width), inverse, raise));
       if (wide) {
         PITH_UNROLL for (int v = 0; v < vectors; ++v) {
           simd::i32v const x = simd::lowered_integer(bits[v]), upper = (x + simd::i32v(64)) >> 7;
@@ -198,7 +199,8 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
 
   // the same in integers, times the step
   template <class Ask>
-  static void sum_integer(std::byte const* block, int first, int from, int to, rounded_row<Bits, Channels> const* q, sums_type& sum, Ask ask) {
+  static void sum_integer(std::byte const* block, int first, int from, int to, rounded_row<Bits, Channels> const* q, sums_type& sum,
+                          Ask ask) {
     simd::i32v acc[M][chunk_vectors];
     bool any_wide = false;
     PITH_UNROLL for (int m = 0; m < M; ++m) {
@@ -218,14 +220,15 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
 
   // acc += sum_c q[c] u[t,c] over the high or the low bytes of Rows rows of q
   template <class Ask, int Rows>
-  PITH_INLINE static void accumulate(std::byte const* block, int first, int from, int to, rounded_row<Bits, Channels> const* q, bool low_part,
-                                     simd::i32v (&acc)[Rows][chunk_vectors], Ask ask) {
+  PITH_INLINE static void accumulate(std::byte const* block, int first, int from, int to, rounded_row<Bits, Channels> const* q,
+                                     bool low_part, simd::i32v (&acc)[Rows][chunk_vectors], Ask ask) {
     constexpr int steps = layout::per_word / 4;
     std::byte const* bytes[Rows];
     PITH_UNROLL for (int m = 0; m < Rows; ++m) bytes[m] = reinterpret_cast<std::byte const*>(low_part ? q[m].low : q[m].high);
     for (int first_word = from / layout::per_word; first_word < to / layout::per_word; first_word += words_at_once) {
       high_words<layout> high[chunk_vectors];
-      PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) high[v] = load_high<layout>(block, first_word * layout::per_word, first + v * simd::width, ask);
+      PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) high[v] =
+          load_high<layout>(block, first_word * layout::per_word, first + v * simd::width, ask);
       PITH_UNROLL for (int nth = 0; nth < words_at_once; ++nth) {
         int const word = first_word + nth;
         simd::u32v words[chunk_vectors], codes[chunk_vectors];
@@ -237,7 +240,8 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
         PITH_UNROLL for (int step = 0; step < steps; ++step) {
           PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) codes[v] = codes_of_step<layout>(words[v], high[v], nth, step);
           PITH_UNROLL for (int m = 0; m < Rows; ++m) {
-            simd::u32v const rounded = simd::all_words(bytes[m] + word * layout::per_word + 4 * step);  // one broadcast for all token vectors
+            simd::u32v const rounded =
+                simd::all_words(bytes[m] + word * layout::per_word + 4 * step);  // one broadcast for all token vectors
             PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) acc[m][v] = simd::dot4<(Bits <= 7)>(acc[m][v], codes[v], rounded);
           }
         }
@@ -266,17 +270,18 @@ struct dot_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
           if constexpr (in_integers) most[v] = g == 0 ? scale : simd::max(most[v], scale);
           PITH_UNROLL for (int m = 0; m < M; ++m) score[m][v] = simd::fma(scale, sum[m][v], score[m][v]);
           if constexpr (storage::zero_kind != zero::none) {
-            simd::f32v const bias = simd::fma(scale, simd::all(static_cast<float>(storage::middle)), offset_of<storage>(tile, index, scale));
+            simd::f32v const bias =
+                simd::fma(scale, simd::all(static_cast<float>(storage::middle)), offset_of<storage>(tile, index, scale));
             PITH_UNROLL for (int m = 0; m < M; ++m) score[m][v] = simd::fma(bias, simd::all(q.total[m][g]), score[m][v]);
           }
         }
       }
-      PITH_UNROLL for (int m = 0; m < M; ++m)
-        PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v)
-          simd::store(scores + m * stride + first + v * simd::width, in_integers ? score[m][v] * simd::all(q.rounded[m].high_step()) : score[m][v]);
+      PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < chunk_vectors; ++v) simd::store(
+          scores + m * stride + first + v * simd::width, in_integers ? score[m][v] * simd::all(q.rounded[m].high_step()) : score[m][v]);
       if constexpr (in_integers) {
         PITH_UNROLL for (int v = 1; v < chunk_vectors; ++v) most[0] = simd::max(most[0], most[v]);
-        if (simd::any_above(most[0], q.least_narrow_scale)) [[unlikely]] refine(tile, first, simd::largest(most[0]), q, scores + first, stride);
+        if (simd::any_above(most[0], q.least_narrow_scale)) [[unlikely]]
+          refine(tile, first, simd::largest(most[0]), q, scores + first, stride);
       }
     }
   }

@@ -107,8 +107,8 @@ struct mix_kernel {
   }
 };
 
-// A run of tiles: tile_at(t) gives the one that starts at token t. Kernels that can ask for what follows are given `ask`; mix kernels that take
-// two neighbouring tiles at once are given two.
+// A run of tiles: tile_at(t) gives the one that starts at token t. Kernels that can ask for what follows are given `ask`; mix kernels that
+// take two neighbouring tiles at once are given two.
 template <class Dot, class TileAt, class Ask>
 PITH_INLINE void dot_tiles(int tokens, TileAt tile_at, typename Dot::query const& query, float* scores, int stride, Ask ask) {
   for (int t = 0; t < tokens; t += Dot::storage::tokens) {

@@ -89,11 +89,13 @@ struct mix_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
   // Scale and offset o of tokens [t, t + width) of a segment; per_channel ones are not the weights' business.
   PITH_INLINE static simd::f32v token_scale(std::byte const* tile, int g, int t) {
     if constexpr (per_channel) return simd::all(1.0f);
-    return scale_of<storage>(tile + t / block_tokens * storage::bytes, static_cast<std::int64_t>(g) * storage::group_lanes + t % block_tokens);
+    return scale_of<storage>(tile + t / block_tokens * storage::bytes,
+                             static_cast<std::int64_t>(g) * storage::group_lanes + t % block_tokens);
   }
   PITH_INLINE static simd::f32v token_offset(std::byte const* tile, int g, int t, simd::f32v scale) {
     if constexpr (per_channel) return simd::all(0);
-    return middle_of(tile + t / block_tokens * storage::bytes, static_cast<std::int64_t>(g) * storage::group_lanes + t % block_tokens, scale);
+    return middle_of(tile + t / block_tokens * storage::bytes, static_cast<std::int64_t>(g) * storage::group_lanes + t % block_tokens,
+                     scale);
   }
   // What the middle of the codes stands for; in exact accuracy, where nothing is rounded, what code 0 does.
   PITH_INLINE static simd::f32v middle_of(std::byte const* tile, std::int64_t index, simd::f32v scale) {
@@ -136,7 +138,8 @@ struct mix_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
           float* const to = sums + m * Channels + c + v * simd::width;
           simd::f32v const step = simd::all(in_integers ? mine.step[m] : 1.0f);
           if constexpr (per_channel)
-            simd::store(to, simd::fma((sum[m][v] - simd::all(mine.offset[m])) * step, channel_scale, simd::fma(offset, simd::all(mine.total[m]), simd::load(to))));
+            simd::store(to, simd::fma((sum[m][v] - simd::all(mine.offset[m])) * step, channel_scale,
+                                      simd::fma(offset, simd::all(mine.total[m]), simd::load(to))));
           else
             simd::store(to, simd::fma(sum[m][v], step, simd::load(to)));
         }
@@ -193,7 +196,8 @@ struct mix_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
     simd::f32v rounded_sum[M];
     PITH_UNROLL for (int m = 0; m < M; ++m) {
       simd::u32v bits[vectors];  // the integer is in the low bits
-      PITH_UNROLL for (int v = 0; v < vectors; ++v) bits[v] = simd::as_words(simd::fma(scaled[m][v], simd::all(inverse[m]), simd::all(simd::unsigned_raise)));
+      PITH_UNROLL for (int v = 0; v < vectors; ++v) bits[v] =
+          simd::as_words(simd::fma(scaled[m][v], simd::all(inverse[m]), simd::all(simd::unsigned_raise)));
       simd::pack_bytes<layout::plane_bits>(bits, w.rounded[m]);
     }
     if constexpr (centre != code_centre) {
@@ -219,8 +223,8 @@ struct mix_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
   }
 
   template <int Tokens, class Ask, int Vectors>
-  PITH_INLINE static void sum_integer(std::byte const* block, int token, int c, segment_weights<Tokens> const& w, simd::f32v (&sum)[M][Vectors],
-                                      Ask ask) {
+  PITH_INLINE static void sum_integer(std::byte const* block, int token, int c, segment_weights<Tokens> const& w,
+                                      simd::f32v (&sum)[M][Vectors], Ask ask) {
     constexpr int steps = layout::per_word / 4;
     simd::i32v acc[M][Vectors];
     PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < Vectors; ++v) acc[m][v] = simd::i32v(0);
@@ -242,7 +246,8 @@ struct mix_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
             rounded[m] = simd::all_words(reinterpret_cast<std::byte const*>(w.rounded[m]) + t + nth * layout::per_word + 4 * step);
           PITH_UNROLL for (int v = 0; v < Vectors; ++v) {
             simd::u32v codes = codes_of_step<layout>(words[v], high[v], nth, step);
-            if constexpr (Bits == 8) codes = codes ^ simd::u32v(0x80808080u);  // u - 128 as a signed byte; shorter codes are signed as they are
+            if constexpr (Bits == 8)
+              codes = codes ^ simd::u32v(0x80808080u);  // u - 128 as a signed byte; shorter codes are signed as they are
             PITH_UNROLL for (int m = 0; m < M; ++m) acc[m][v] = simd::dot4<(Bits <= 6)>(acc[m][v], rounded[m], codes);
           }
         }
@@ -252,7 +257,8 @@ struct mix_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
   }
 
   template <int Tokens, class Ask, int Vectors>
-  PITH_INLINE static void sum_exact(std::byte const* block, int token, int c, segment_weights<Tokens> const& w, simd::f32v (&sum)[M][Vectors], Ask ask) {
+  PITH_INLINE static void sum_exact(std::byte const* block, int token, int c, segment_weights<Tokens> const& w,
+                                    simd::f32v (&sum)[M][Vectors], Ask ask) {
     PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < Vectors; ++v) sum[m][v] = simd::all(0);
     for (int t = 0; t < Tokens; t += words_at_once * layout::per_word) {
       std::byte const* const words_of_block = block + t / block_tokens * static_cast<std::int64_t>(blocks_apart);
@@ -265,7 +271,8 @@ struct mix_kernel<integer_tile<Bits, Group, Zero, Scale, Channels, PageTokens, u
         ask(at);
         PITH_UNROLL for (int f = 0; f < layout::per_word; ++f) {
           simd::f32v const u = codes_of_field<layout>(words, high[v], nth, f);
-          PITH_UNROLL for (int m = 0; m < M; ++m) sum[m][v] = simd::fma(u, simd::all(w.value[m][t + nth * layout::per_word + f]), sum[m][v]);
+          PITH_UNROLL for (int m = 0; m < M; ++m) sum[m][v] =
+              simd::fma(u, simd::all(w.value[m][t + nth * layout::per_word + f]), sum[m][v]);
         }
       }
     }

@@ -73,7 +73,8 @@ struct raw_mix {
           ask(at);
           PITH_UNROLL for (int half = 0; half < per_word; ++half) {
             simd::f32v const x = simd::half_to_float<T>(words, half);
-            PITH_UNROLL for (int m = 0; m < M; ++m) sum[m][v] = simd::fma(x, simd::all(weights[m * stride + word * per_word + half]), sum[m][v]);
+            PITH_UNROLL for (int m = 0; m < M; ++m) sum[m][v] =
+                simd::fma(x, simd::all(weights[m * stride + word * per_word + half]), sum[m][v]);
           }
         }
       }

@@ -8,7 +8,8 @@
 //       exact accuracy     f32
 //
 // error   f32 sums as in the plain kernels. Subnormal numbers count as zero: at most 2^-125 (|q| + |x|) + 2^-125 more for each product
-// cost    dot: per 2 * width numbers one load, M broadcasts and M dot2 (2M in two passes); mix the same, and 2 instructions for `width` weights
+// cost    dot: per 2 * width numbers one load, M broadcasts and M dot2 (2M in two passes); mix the same, and 2 instructions
+//       for `width` weights
 // differs: dot's choice is made for the M rows of a block together; one row that is not bf16 takes the others along
 #pragma once
 

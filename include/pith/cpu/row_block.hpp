@@ -117,12 +117,13 @@ class row_block {
 
   float total(int m) const { return simd::sum(simd::load(total_[m])); }
 
-
-  // cap tanh(s / cap). Small scores, s <= 0.4 cap, bend by an odd polynomial with a relative error below 2e-7, in 5 instructions instead of 25.
+  // cap tanh(s / cap). Small scores, s <= 0.4 cap, bend by an odd polynomial with a relative error below 2e-7, in 5 instructions instead
+  // of 25.
   void cap(float (&scores)[M][step_tokens], int tokens) const {
     float const inverse = ln_2 / soft_cap_, k = inverse * inverse;
     float const limit = soft_cap_ > 1e-5f && soft_cap_ < 1e5f ? 0.4f / inverse : -1.0f;
-    simd::f32v const bend1 = simd::all(-0.3333188295f * k), bend2 = simd::all(0.1327762902f * k * k), bend3 = simd::all(-0.0477942228f * k * k * k);
+    simd::f32v const bend1 = simd::all(-0.3333188295f * k), bend2 = simd::all(0.1327762902f * k * k),
+                     bend3 = simd::all(-0.0477942228f * k * k * k);
     for (int m = 0; m < M; ++m) {
       simd::f32v most = simd::all(0);
       for (int t = 0; t < tokens; t += simd::width) most = simd::max(most, simd::magnitude(simd::load(scores[m] + t)));

@@ -26,10 +26,10 @@ template <int Bits>
 PITH_INLINE void pack16(std::int32_t const* from, std::uint8_t* to) {
 #if defined(__AVX512F__) && defined(__SSSE3__) && !defined(PITH_NO_SIMD)
   __m128i const bytes = _mm512_cvtepi32_epi8(_mm512_loadu_si512(from));
-  __m128i const order = _mm_setr_epi8(field_order<Bits>(0), field_order<Bits>(1), field_order<Bits>(2), field_order<Bits>(3), field_order<Bits>(4),
-                                      field_order<Bits>(5), field_order<Bits>(6), field_order<Bits>(7), field_order<Bits>(8), field_order<Bits>(9),
-                                      field_order<Bits>(10), field_order<Bits>(11), field_order<Bits>(12), field_order<Bits>(13), field_order<Bits>(14),
-                                      field_order<Bits>(15));
+  __m128i const order = _mm_setr_epi8(field_order<Bits>(0), field_order<Bits>(1), field_order<Bits>(2), field_order<Bits>(3),
+                                      field_order<Bits>(4), field_order<Bits>(5), field_order<Bits>(6), field_order<Bits>(7),
+                                      field_order<Bits>(8), field_order<Bits>(9), field_order<Bits>(10), field_order<Bits>(11),
+                                      field_order<Bits>(12), field_order<Bits>(13), field_order<Bits>(14), field_order<Bits>(15));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_shuffle_epi8(bytes, order));
 #else
   for (int i = 0; i < 16; ++i) to[i] = static_cast<std::uint8_t>(from[field_order<Bits>(i)] & 0xff);
@@ -43,7 +43,8 @@ PITH_INLINE void pack_bytes(u32v const (&words)[Vectors], std::uint8_t* to) {
   if constexpr (Vectors == 4) {
     alignas(64) static constexpr auto order = [] {
       std::array<std::uint8_t, 64> at{};
-      for (int i = 0; i < 32; ++i) at[static_cast<std::size_t>(i)] = static_cast<std::uint8_t>(4 * (i / 16 * 16 + field_order<Bits>(i % 16)));
+      for (int i = 0; i < 32; ++i)
+        at[static_cast<std::size_t>(i)] = static_cast<std::uint8_t>(4 * (i / 16 * 16 + field_order<Bits>(i % 16)));
       return at;
     }();
     __m512i const at = _mm512_load_si512(order.data());

@@ -63,7 +63,8 @@ PITH_INLINE void store_i32(std::int32_t* to, i32v x) { x.store_unaligned(to); }
 PITH_INLINE void prefetch(std::byte const* at) { __builtin_prefetch(at, 0, 3); }
 PITH_INLINE void prefetch_far(std::byte const* at) { __builtin_prefetch(at, 0, 2); }
 
-// Little-endian words. Loaded as they are: through a copy of their bytes, g++ 12 tuned for AVX2 in general stores halves and waits for them.
+// Little-endian words. Loaded as they are: through a copy of their bytes, g++ 12 tuned for AVX2 in general stores halves and waits for
+// them.
 PITH_INLINE u32v load_words(std::byte const* from) {
 #if defined(__AVX512F__) && !defined(PITH_NO_SIMD)
   return u32v(_mm512_loadu_si512(from));
@@ -206,7 +207,8 @@ PITH_INLINE f32v load_scalars(std::byte const* from) {
 #if defined(__AVX512F__) && !defined(PITH_NO_SIMD)
   if constexpr (std::is_same_v<T, f16>) return f32v(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<__m256i const*>(from))));
   if constexpr (std::is_same_v<T, bf16>)
-    return f32v(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<__m256i const*>(from))), 16)));
+    return f32v(
+        _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<__m256i const*>(from))), 16)));
   if constexpr (std::is_same_v<T, e8m0>)
     return f32v(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<__m128i const*>(from))), 23)));
 #elif defined(__AVX2__) && defined(__F16C__) && !defined(PITH_NO_SIMD)
