@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Online softmax for M query rows over pieces of a context: the middle of attention, between dot and mix.
 //
-//   s[t] = q . k[t] (scaled, base 2), capped, + bias[t];   m = max s;   p[t] = 2^(s[t] - m)
+//   s[t] = q . k[t] (scaled, base 2), capped, + bias[t];   m >= max s - 8;   p[t] = 2^(s[t] - m)
 //   out = sum p[t] v[t] / sum p[t],   lse = ln sum e^(s[t])
 //
 // Pieces come in any order; the running maximum rescales what was summed before. Nothing that is masked, and no empty piece, changes
@@ -28,6 +28,7 @@ inline constexpr float log2_e = 1.44269504088896340736f;
 inline constexpr float ln_2 = 0.69314718055994530942f;
 inline constexpr float masked = -1e30f;  // finite, so that -ffast-math cannot break it; scores stay far above
 inline constexpr int step_tokens = 256;  // most tokens of one step
+inline constexpr float slack = 8;
 inline constexpr float largest_integer_bias = 2.8f;  // a slot for 16 tokens; steps with a larger one are computed exactly
 
 // What one step sees beside its tiles. Slots are the row indices of the sequence.
@@ -165,7 +166,8 @@ class row_block {
     }
   }
 
-  // Scores become weights; false if no row has any.
+  // Scores become weights; false if no row has any. What they are relative to follows the maximum only when that is left by 2^slack, so that the
+  // exponentials need not wait for the maximum of their own step.
   bool weigh(float (&scores)[M][step_tokens], int tokens) {
     simd::f32v most[M], sum[M], base[M];
     PITH_UNROLL for (int m = 0; m < M; ++m) {
@@ -176,20 +178,19 @@ class row_block {
     simd::largest_of_each(most, peak);
     bool any = false;
     PITH_UNROLL for (int m = 0; m < M; ++m) {
-      if (peak[m] > max_[m]) {
+      if (peak[m] > max_[m] + slack) [[unlikely]] {
         float lanes[simd::width];
-        simd::store(lanes, simd::exp2_of_negative(simd::all(max_[m] - peak[m])));
+        simd::store(lanes, simd::exp2(simd::all(max_[m] - peak[m])));
         rescale(m, lanes[0]);
         max_[m] = peak[m];
       }
-      bool const seen = peak[m] > masked / 2;
-      any = any || seen;
-      base[m] = simd::all(seen ? max_[m] : 0.0f);  // a row that sees nothing here gets weights 2^masked = 0
+      any = any || peak[m] > masked / 2;
+      base[m] = simd::all(max_[m] > masked / 2 ? max_[m] : 0.0f);  // a row that has seen nothing yet gets weights 2^masked = 0
       sum[m] = simd::all(0);
     }
     for (int t = 0; t < tokens; t += simd::width)
       PITH_UNROLL for (int m = 0; m < M; ++m) {
-        simd::f32v const p = simd::exp2_of_negative(simd::load(scores[m] + t) - base[m]);
+        simd::f32v const p = simd::exp2(simd::load(scores[m] + t) - base[m]);
         simd::store(scores[m] + t, p);
         sum[m] = sum[m] + p;
       }
