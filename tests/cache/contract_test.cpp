@@ -474,18 +474,18 @@ TEST_CASE("rule 7: a page that was given back is there again when a cut makes it
   CHECK(cache.resident_bytes() == 0);
 }
 
-TEST_CASE("rule 8: a biased slot is exact and drowns nobody", "[cache][contract][bias]") {
+TEST_CASE("rule 8: a slot with a large bias makes its step exact and drowns nobody", "[cache][contract][bias]") {
   pith::cache_shape small = shape;
   small.layers = 1;
   auto cache = make_cache<biased>(small);
   pith::sequence const s = cache.open().value();
-  append(cache, s, 0, 4 + 64 + 40);  // one page: with a bias, everything is computed exactly
+  append(cache, s, 0, 4 + 64 + 40);  // one page: with a large bias, everything is computed exactly
   float const minus_infinity = -std::numeric_limits<float>::infinity();
   for (float const bias : {std::log(1000.0f), -20.0f, 80.0f, -1e30f, minus_infinity})
     for (int64_t const token : {0, 3, 4, 40, 67, 68, 107}) {
       INFO("bias " << bias << " on token " << token);
       for (int head = 0; head < 2; ++head) {
-        REQUIRE(cache.set_bias(s, 0, head, 10, 0.25f));  // keeps the page exact
+        REQUIRE(cache.set_bias(s, 0, head, 10, 3.0f));  // keeps the page exact
         REQUIRE(cache.set_bias(s, 0, head, token, bias));
       }
       CHECK(attention_error(cache, s, 0, queries(3)) <= 1);

@@ -24,9 +24,9 @@ struct prepared_rows {
   template <class A>
   using mix = mix_kernel<typename value_tile::storage, A, M>;
   template <int Tokens>
-  using raw_dot = dot_kernel<raw_tile<bf16, dk, use::dot, Tokens>, Accuracy, M>;
+  using raw_dot = dot_kernel<raw_tile<bf16, dk, use::dot, Tokens>, exact_accuracy, M>;
   template <int Tokens>
-  using raw_mix = mix_kernel<raw_tile<bf16, dv, use::mix, Tokens>, Accuracy, M>;
+  using raw_mix = mix_kernel<raw_tile<bf16, dv, use::mix, Tokens>, exact_accuracy, M>;
 
   row_block<dk, dv, lanes_of<mix<Accuracy>>, M> state;
   typename dot<Accuracy>::query packed;
