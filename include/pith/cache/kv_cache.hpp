@@ -233,7 +233,7 @@ class cache : cache_writer<Recipe> {
     return {};
   }
 
-  // Sets what is added to a token's score in one KV head, natural units. Steps that hold a bias are computed in exact accuracy.
+  // Sets what is added to a token's score in one KV head, natural units. Steps that hold one above 2.8 are computed exactly.
   // errors  stale_handle, out_of_range, not_finite (NaN or +infinity)
   status set_bias(sequence of, int layer, int head, std::int64_t token, float value) requires(Recipe::has_bias) {
     if (status const ok = this->check_head(of, layer, head); !ok) return ok;

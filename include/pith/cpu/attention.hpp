@@ -148,7 +148,7 @@ struct cpu_attention {
     std::byte const* waiting_page = nullptr;
     source.for_each_page([&](std::int64_t base, std::byte const* page) {
       if (waiting >= 0) {
-        std::ptrdiff_t const ahead = page - waiting_page;
+        std::uintptr_t const ahead = reinterpret_cast<std::uintptr_t>(page) - reinterpret_cast<std::uintptr_t>(waiting_page);
         if constexpr (asks_sparsely)
           ahead == Page::bytes ? read_page(waiting, waiting_page, ask_ahead_sparsely{ahead})
                                : read_page(waiting, waiting_page, ask_ahead{ahead});

@@ -6,8 +6,8 @@
 //
 // Storage is the leaf tile that is read (rows may be stored in a transformed basis: the caller transforms q and restores sums).
 // Accuracy exact multiplies decoded values in f32. Accuracy integer quantizes q, or w, to 8 bits and multiplies integers; a codec
-// without integer codes computes exactly.
-// Specialisations are in dot_raw.hpp, dot_integer.hpp, mix_raw.hpp, mix_integer.hpp.
+// without integer codes computes exactly, or in bf16 pairs (raw_pairs.hpp).
+// Specialisations are in raw_kernels.hpp, raw_pairs.hpp, dot_integer.hpp, mix_integer.hpp, float8_kernels.hpp, sum_kernels.hpp.
 #pragma once
 
 #include "pith/codec/concept.hpp"
@@ -25,19 +25,19 @@ struct ask_nothing {
   PITH_INLINE void operator()(std::byte const*) const {}
 };
 struct ask_ahead {
-  std::ptrdiff_t bytes;
+  std::uintptr_t bytes;  // modulo 2^64: the other line may lie in another allocation, before this one
   PITH_INLINE void operator()(std::byte const* at) const {
     if constexpr (4 * simd::width < 64)
       if (reinterpret_cast<std::uintptr_t>(at) % 64 >= 4 * simd::width) return;  // only for the first vector of a line
-    simd::prefetch_far(at + bytes);
+    simd::prefetch_far(reinterpret_cast<std::uintptr_t>(at) + bytes);
   }
 };
 // One line of four, where the processor's own streams bring the others: raw pages in address order are read so fast that asking for every
 // line holds the reads up (67 % of the read bandwidth, without asking 76 %, this way 84 %). Packed pages need every line (59 %, 21 %).
 struct ask_ahead_sparsely {
-  std::ptrdiff_t bytes;
+  std::uintptr_t bytes;
   PITH_INLINE void operator()(std::byte const* at) const {
-    if (reinterpret_cast<std::uintptr_t>(at) / 64 % 4 == 0) simd::prefetch_far(at + bytes);
+    if (reinterpret_cast<std::uintptr_t>(at) / 64 % 4 == 0) simd::prefetch_far(reinterpret_cast<std::uintptr_t>(at) + bytes);
   }
 };
 
