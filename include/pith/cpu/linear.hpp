@@ -86,12 +86,11 @@ struct cpu_linear {
   static void add(std::byte const* tile, std::byte const* query, float* sums) {
     alignas(64) float scores[M][tokens];
     auto const& q = *std::launder(reinterpret_cast<typename dot<M>::query const*>(query));
-    struct ask_next {
-      void operator()(std::byte const* at) const {
-        if constexpr (ahead_bytes<storage, M> > 0) simd::prefetch(at + ahead_bytes<storage, M>);
-      }
-    };
-    dot_tiles<dot<M>>(tokens, [=](int t) { return tile + t / dot<M>::storage::tokens * storage::bytes; }, q, scores[0], tokens, ask_next{});
+    auto const tile_at = [=](int t) { return tile + t / dot<M>::storage::tokens * storage::bytes; };
+    if constexpr (ahead_bytes<storage, M> > 0)
+      dot_tiles<dot<M>>(tokens, tile_at, q, scores[0], tokens, ask_ahead{ahead_bytes<storage, M>});
+    else
+      dot_tiles<dot<M>>(tokens, tile_at, q, scores[0], tokens, ask_nothing{});
     for (int i = 0; i < M * tokens; i += simd::width) simd::store(sums + i, simd::load(sums + i) + simd::load(scores[0] + i));
   }
 
