@@ -9,24 +9,21 @@
 
 namespace {
 
-template <class Codec, class Accuracy>
+template <class Codec>
 void add(std::string const& name) {
   using page = pith::kv_page<Codec, Codec, bench::head_dim, bench::head_dim, 64>;
   std::string const plain = "options/" + name + "/plain";
-  bench::add<page, Accuracy>({.name = plain, .baseline = plain});
-  bench::add<page, Accuracy>({.name = "options/" + name + "/zero_bias", .baseline = plain, .bias = bench::slot_bias::zero});
-  bench::add<page, Accuracy>({.name = "options/" + name + "/sparse_bias", .baseline = plain, .bias = bench::slot_bias::sparse});
-  bench::add<page, Accuracy>({.name = "options/" + name + "/soft_cap", .baseline = plain, .soft_cap = 20});
-  bench::add<page, Accuracy>({.name = "options/" + name + "/lse", .baseline = plain, .lse = true});
+  bench::add<page, pith::integer_accuracy>({.name = plain, .baseline = plain});
+  bench::add<page, pith::integer_accuracy>({.name = "options/" + name + "/zero_bias", .baseline = plain, .bias = bench::slot_bias::zero});
+  bench::add<page, pith::integer_accuracy>({.name = "options/" + name + "/sparse_bias", .baseline = plain, .bias = bench::slot_bias::sparse});
+  bench::add<page, pith::integer_accuracy>({.name = "options/" + name + "/soft_cap", .baseline = plain, .soft_cap = 20});
+  bench::add<page, pith::integer_accuracy>({.name = "options/" + name + "/lse", .baseline = plain, .lse = true});
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  using namespace pith;
   bench::begin_attention();
-  add<pith::raw<bf16>, integer_accuracy>("bf16");
-  add<int8<per_token<128>>, integer_accuracy>("int8");
-  add<int4<per_token<64>>, integer_accuracy>("int4");
+  bench::for_each_format([]<class Codec>(std::string const& name) { add<Codec>(name); });
   return bench::run(argc, argv, "Options of decode attention, 32768 tokens, ratio to the same composition without the option, 1 thread");
 }

@@ -6,35 +6,32 @@
 
 namespace {
 
-template <class Codec, class Accuracy, int PageTokens>
+template <class Codec, int PageTokens>
 void add_size(std::string const& name) {
   using page = pith::kv_page<Codec, Codec, bench::head_dim, bench::head_dim, PageTokens>;
   for (bool const on_huge_pages : {true, false})
     for (bool const random : {false, true}) {
       std::string const suffix =
           "/" + std::to_string(PageTokens) + (random ? "/random_order" : "/address_order") + (on_huge_pages ? "/huge" : "/4KiB");
-      bench::add<page, Accuracy>({.name = "page_order/" + name + suffix,
+      bench::add<page, pith::integer_accuracy>({.name = "page_order/" + name + suffix,
                                   .baseline = "page_order/bf16" + suffix,
                                   .pages = {.random = random, .on_huge_pages = on_huge_pages}});
     }
 }
 
-template <class Codec, class Accuracy>
+template <class Codec>
 void add(std::string const& name) {
-  add_size<Codec, Accuracy, 32>(name);
-  add_size<Codec, Accuracy, 64>(name);
-  add_size<Codec, Accuracy, 128>(name);
-  add_size<Codec, Accuracy, 256>(name);
+  add_size<Codec, 32>(name);
+  add_size<Codec, 64>(name);
+  add_size<Codec, 128>(name);
+  add_size<Codec, 256>(name);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  using namespace pith;
   bench::begin_attention();
-  add<pith::raw<bf16>, integer_accuracy>("bf16");
-  add<int8<per_token<128>>, integer_accuracy>("int8");
-  add<int4<per_token<64>>, integer_accuracy>("int4");
+  bench::for_each_format([]<class Codec>(std::string const& name) { add<Codec>(name); });
   return bench::run(argc, argv,
                     "Decode attention by page size, page order and mapping, 32768 tokens, ratio to bf16 in the same layout, 1 thread");
 }

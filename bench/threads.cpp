@@ -8,14 +8,14 @@
 
 namespace {
 
-template <class Codec, class Accuracy>
+template <class Codec>
 void add(std::string const& name) {
   using page = pith::kv_page<Codec, Codec, bench::head_dim, bench::head_dim, 64>;
   for (std::int64_t const context : {1024, 32768})
     for (int const threads : {1, 2}) {
       std::string const prefix = "threads/" + name + "/" + std::to_string(context) + "/";
       bool const cached = context == 1024;
-      bench::add<page, Accuracy>({.name = prefix + std::to_string(threads),
+      bench::add<page, pith::integer_accuracy>({.name = prefix + std::to_string(threads),
                                   .baseline = prefix + "1",
                                   .pages = {.tokens = context, .visited = cached ? 0 : bench::streamed},
                                   .threads = threads,
@@ -26,7 +26,6 @@ void add(std::string const& name) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  using namespace pith;
   bench::begin_attention(false);
   bench::add_read_row("read/memory/2", bench::read_from_memory, 2);
   bench::add_read_row("read/cache", 1 << 20);
@@ -39,9 +38,7 @@ int main(int argc, char** argv) {
                 together[0] / 1e9, together[1] / 1e9);
   bench::references += line;
   if (bench::cores().size() < 2) bench::references += "there is one core only: two threads share it\n";
-  add<pith::raw<bf16>, integer_accuracy>("bf16");
-  add<int8<per_token<128>>, integer_accuracy>("int8");
-  add<int4<per_token<64>>, integer_accuracy>("int4");
+  bench::for_each_format([]<class Codec>(std::string const& name) { add<Codec>(name); });
   return bench::run(argc, argv,
                     "Decode attention with threads over KV heads, 32 query heads, 8 KV heads, head_dim 128, pages of 64 tokens");
 }

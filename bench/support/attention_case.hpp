@@ -143,6 +143,15 @@ void add(attention_case const& as) {
   floor_of[as.name] = as.floor;
 }
 
+// add.operator()<Codec>(name) for the formats that stand for the others: raw, and the two widths of integers that engines use most.
+template <class Add>
+void for_each_format(Add add) {
+  using namespace pith;
+  add.template operator()<raw<bf16>>("bf16");
+  add.template operator()<int8<per_token<128>>>("int8");
+  add.template operator()<int4<per_token<64>>>("int4");
+}
+
 // What an attention program does before its cases.
 inline void begin_attention(bool time_of_the_processor = true) {
   pin();

@@ -58,14 +58,12 @@ struct prepared_rows {
       for (float& x : q[m]) x *= all.scale;
     if constexpr (is_transformed<key_tile>)
       for (int m = 0; m < M; ++m) key_tile::transform_query(q[m], calibration);
-    if constexpr (requires { dot<Accuracy>::prepare(q[0], packed, score_tolerance); })
-      dot<Accuracy>::prepare(q[0], packed, score_tolerance);
-    else
-      dot<Accuracy>::prepare(q[0], packed);
+    prepare_within<dot<Accuracy>>(score_tolerance, q[0], packed);
     if (needs_exact) dot<exact_accuracy>::prepare(q[0], exact);
   }
 
-  void save(head_rows const& all) const {
+  void save(head_rows const& all) {
+    state.gather();
     for (int m = 0; m < rows; ++m) {
       float out[dv];
       state.output(m, out);
@@ -186,10 +184,7 @@ struct cpu_attention {
         group[b].state.template step<first_dot, first_mix>(
             group[b].raw, Source::first_tile, scope, [&](int) { return source.first_keys(); }, [&](int) { return source.first_values(); });
     }
-    for (int b = 0; b < blocks; ++b) {
-      group[b].state.gather();
-      group[b].save(all);
-    }
+    for (int b = 0; b < blocks; ++b) group[b].save(all);
   }
 
   // Slots [from, to) that lie in raw 32-token tiles; `shift` makes them slots of the sequence.

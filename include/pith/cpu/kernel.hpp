@@ -107,6 +107,15 @@ struct mix_kernel {
   }
 };
 
+// Prepares a query for scores of which `tolerance` may be lost, if the kernel can lose any.
+template <class Dot>
+PITH_INLINE void prepare_within(float tolerance, float const* q, typename Dot::query& out) {
+  if constexpr (requires { Dot::prepare(q, out, tolerance); })
+    Dot::prepare(q, out, tolerance);
+  else
+    Dot::prepare(q, out);
+}
+
 // A run of tiles: tile_at(t) gives the one that starts at token t. Kernels that can ask for what follows are given `ask`; mix kernels that
 // take two neighbouring tiles at once are given two.
 template <class Dot, class TileAt, class Ask>

@@ -139,7 +139,8 @@ struct cpu_linear {
         for (int m = 0; m < rows_at_once; ++m) std::fill_n(sums[m], tokens, m < rows ? start[m] : 0.0f);
         std::byte const* tile = w.at(block, 0);
         for (std::int64_t panel = 0; panel < panels; ++panel, tile += Tile::bytes) {
-          if (rows == 1) ask_for_parameters(tile + 2 * Tile::bytes);
+          if constexpr (requires { storage::scale_at; })
+            if (rows == 1) ask_for_parameters<storage>(tile + 2 * Tile::bytes, [](std::byte const* at) { simd::prefetch(at); });
           for (int g = 0; g < plan.groups; ++g) {
             row_group const& group = plan.group[g];
             group.run(tile, scratch + group.at + panel * group.bytes, sums[group.first]);
@@ -148,12 +149,6 @@ struct cpu_linear {
         for (int m = 0; m < rows; ++m) save(sums[m], bias, out, m, block * tokens, std::min<std::int64_t>(tokens, w.rows - block * tokens));
       }
     });
-  }
-
-  // Scales lie behind the codes but are needed with the first of them, which no stream of reads foretells.
-  static void ask_for_parameters(std::byte const* tile) {
-    if constexpr (requires { storage::scale_at; })
-      for (std::int64_t at = storage::scale_at / 64 * 64; at < storage::bytes; at += 64) simd::prefetch(tile + at);
   }
 
   static constexpr int parts = in_integers ? 2 : 1;  // of a row of x in a transposed product: positive and negative

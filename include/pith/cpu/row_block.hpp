@@ -28,7 +28,6 @@ inline constexpr float log2_e = 1.44269504088896340736f;
 inline constexpr float ln_2 = 0.69314718055994530942f;
 inline constexpr float masked = -1e30f;  // finite, so that -ffast-math cannot break it; scores stay far above
 inline constexpr int step_tokens = 256;  // most tokens of one step
-inline constexpr float slack = 8;
 inline constexpr float largest_integer_bias = 2.8f;  // a slot for 16 tokens; steps with a larger one are computed exactly
 
 // What one step sees beside its tiles. Slots are the row indices of the sequence.
@@ -110,6 +109,7 @@ class row_block {
   }
 
  private:
+  static constexpr float slack = 8;
   float soft_cap_ = 0;
   float max_[M];
   alignas(64) float total_[M][simd::width];  // of the weights, in lanes
@@ -166,8 +166,8 @@ class row_block {
     }
   }
 
-  // Scores become weights; false if no row has any. What they are relative to follows the maximum only when that is left by 2^slack, so that the
-  // exponentials need not wait for the maximum of their own step.
+  // Scores become weights; false if no row has any. What they are relative to follows the maximum only when that is left by 2^slack, so
+  // that the exponentials need not wait for the maximum of their own step.
   bool weigh(float (&scores)[M][step_tokens], int tokens) {
     simd::f32v most[M], sum[M], base[M];
     PITH_UNROLL for (int m = 0; m < M; ++m) {

@@ -174,10 +174,7 @@ struct dot_kernel<sum_tile<First, Rest...>, Accuracy, M> {
  private:
   template <int I>
   static void prepare_from(float const* q, query& out, float tolerance) {
-    if constexpr (requires { stage<I>::prepare(q, std::get<I>(out), tolerance); })
-      stage<I>::prepare(q, std::get<I>(out), tolerance);
-    else
-      stage<I>::prepare(q, std::get<I>(out));
+    prepare_within<stage<I>>(tolerance, q, std::get<I>(out));
     if constexpr (I + 1 < storage::stages) prepare_from<I + 1>(q, out, tolerance);
   }
 

@@ -172,12 +172,10 @@ PITH_INLINE void largest_of_each(f32v const (&x)[M], float (&to)[M]) {
   for (int m = 0; m < M; ++m) to[m] = largest(x[m]);
 }
 
-// where test is zero, if_zero, else otherwise. Tests of zero look at the bits: clang 16 takes `f32(f16) == 0` back to f16, lane by lane.
+// where test is zero, if_zero, else otherwise.
 PITH_INLINE f32v select_zero(f32v test, f32v if_zero, f32v otherwise) {
 #if defined(PITH_NO_SIMD)
   return f32v::each([&](int i) { return test.lane[i] == 0 ? if_zero.lane[i] : otherwise.lane[i]; });
-#elif defined(__AVX512F__)
-  return f32v(_mm512_mask_blend_ps(_mm512_testn_epi32_mask(as_words(test), _mm512_set1_epi32(0x7fffffff)), otherwise, if_zero));
 #else
   return xsimd::select(test == f32v(0.0f), if_zero, otherwise);
 #endif
@@ -248,14 +246,14 @@ PITH_INLINE f32v half_to_float(u32v words, int half) {
 inline constexpr float unsigned_raise = 0x1p23f;   // c for 0 <= x < 2^22
 inline constexpr float signed_raise = 0x1.8p23f;  // c for |x| < 2^21
 PITH_INLINE i32v lowered_integer(u32v bits_of_signed) { return as_int(bits_of_signed) - i32v(0x4b400000); }
-// raised - c, the integer as a number: what -ffast-math would take for x.
-PITH_INLINE f32v lowered(f32v raised, float c) {
+// The integer as a number, raised - signed_raise: what -ffast-math would take for x.
+PITH_INLINE f32v lowered(f32v raised) {
 #if defined(__AVX512F__) && !defined(PITH_NO_SIMD)
   __m512 x = raised;
   asm("" : "+v"(x));
-  return f32v(x) - all(c);
+  return f32v(x) - all(signed_raise);
 #else
-  return to_float(as_int(as_words(raised)) - i32v(static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(c))));
+  return to_float(lowered_integer(as_words(raised)));
 #endif
 }
 
@@ -266,7 +264,7 @@ PITH_INLINE i32v round_even(f32v x) { return lowered_integer(as_words(x + all(si
 //   x = n + f, |f| <= 1/2;  2^f = 1 + f p(f), p of degree 4 and least relative error;  n is added to its exponent
 PITH_INLINE f32v exp2(f32v x) {
   f32v const clipped = max(x, all(-127.0f)), raised = clipped + all(signed_raise);  // n is in the low bits
-  f32v const f = clipped - lowered(raised, signed_raise);
+  f32v const f = clipped - lowered(raised);
   f32v p = all(1.32647273e-03f);
   p = fma(p, f, all(9.67151299e-03f));
   p = fma(p, f, all(5.55073358e-02f));
