@@ -24,7 +24,7 @@ room const rooms[] = {
     {"page", {"core"}},
     {"simd", {"core"}},
     {"cpu", {"core", "codec", "page", "simd", "linear"}},
-    {"cuda", {"core", "codec", "page"}},
+    {"cuda", {"core", "codec", "page", "cache", "linear"}},
     {"cache", {"core", "codec", "policy", "page"}},
     {"linear", {"core", "codec", "page"}},
     {"interop", {"core", "codec", "policy", "page", "simd", "cpu", "cache", "linear", "."}},

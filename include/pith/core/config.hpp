@@ -13,6 +13,15 @@
 #define PITH_INLINE inline __attribute__((always_inline))
 #define PITH_RESTRICT __restrict__
 
+// Before a loop of few, known steps over registers.
+#if defined(__CUDACC__)
+#define PITH_UNROLL _Pragma("unroll")
+#elif defined(__clang__)
+#define PITH_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define PITH_UNROLL _Pragma("GCC unroll 32")
+#endif
+
 // A precondition that the caller must keep: never used on data. Off unless PITH_CHECKED is defined.
 #if defined(PITH_CHECKED)
 #define PITH_EXPECTS(condition) ((condition) ? static_cast<void>(0) : __builtin_trap())

@@ -30,12 +30,6 @@
 #include <arm_neon.h>
 #endif
 
-#if defined(__clang__)
-#define PITH_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define PITH_UNROLL _Pragma("GCC unroll 32")
-#endif
-
 namespace pith {
 inline namespace PITH_ISA {
 namespace simd {
