@@ -65,7 +65,9 @@ struct hadamard {
     for (int i = 0; i < 60; ++i) root = 0.5 * (root + x / root);
     return static_cast<float>(1.0 / root);
   }
-  static constexpr float scale = square_root(N);
+
+ public:
+  static constexpr float scale = square_root(N);  // 1 / sqrt(N)
 };
 
 }  // namespace pith

@@ -142,6 +142,11 @@ struct integer_tile {
       largest_seen = !any || x > largest_seen ? x : largest_seen;
       any = true;
     }
+    return fit_range(smallest, largest_seen);
+  }
+
+  // Of a group whose finite numbers lie between these two; 0 and 0 if it has none.
+  PITH_HD static constexpr parameters fit_range(float smallest, float largest_seen) noexcept {
     smallest = clamp(smallest, -huge, huge);
     largest_seen = clamp(largest_seen, -huge, huge);
     if ((float_bits(smallest) << 1) == 0) smallest = 0;  // -0 and +0 compare equal, and no flag may choose between them
