@@ -25,6 +25,7 @@ enum class errc : std::uint8_t {
   misaligned,         // an address or stride that the layout does not allow
   unsupported,        // a combination that was not compiled or does not exist
   out_of_memory,      // the arena could not be obtained
+  device_error,       // the device's runtime refused a call, or work on it failed; `at` is the runtime's own number of the error
 };
 
 PITH_HD constexpr char const* message(errc code) noexcept {
@@ -42,6 +43,7 @@ PITH_HD constexpr char const* message(errc code) noexcept {
     case errc::misaligned: return "misaligned";
     case errc::unsupported: return "unsupported";
     case errc::out_of_memory: return "out of memory";
+    case errc::device_error: return "device error";
   }
   return "unknown";
 }
