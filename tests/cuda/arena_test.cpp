@@ -27,10 +27,10 @@ struct machine {
   };
 
   std::int64_t calls = 0;
-  std::int64_t fail_at = -1;   // this call fails
-  unsigned fail_one_in = 0;    // or each with this chance
+  std::int64_t fail_at = -1;  // this call fails
+  unsigned fail_one_in = 0;   // or each with this chance
   std::mt19937 random{7};
-  std::int64_t faults = 0;     // wrong use
+  std::int64_t faults = 0;  // wrong use
   std::int64_t create_limit = std::numeric_limits<std::int64_t>::max();
 
   std::map<std::uintptr_t, std::int64_t> reserved;
@@ -310,7 +310,8 @@ TEST_CASE("reserved_arena: random calls with random failures agree with a model"
           bytes = growing ? std::max(bytes, rounded) : std::min(bytes, rounded);
           agrees = agrees && a.bytes() == bytes;
         } else if (growing) {
-          agrees = agrees && a.bytes() == bytes && (s.code == errc::device_error || (s.code == errc::capacity_exceeded && wanted > 64 * mebibyte));
+          agrees = agrees && a.bytes() == bytes &&
+                   (s.code == errc::device_error || (s.code == errc::capacity_exceeded && wanted > 64 * mebibyte));
         } else {
           agrees = agrees && a.bytes() <= bytes && a.bytes() >= std::min(bytes, rounded) && s.code == errc::device_error;
           bytes = a.bytes();

@@ -38,15 +38,15 @@ class device_thread {
   PITH_HD void sync() const { PITH_ON_DEVICE(__syncthreads();) }
   PITH_HD void sync_warp() const { PITH_ON_DEVICE(__syncwarp();) }
   template <class T>
-  PITH_HD T shuffle(T x, int lane) const {
+  PITH_HD T shuffle([[maybe_unused]] T x, [[maybe_unused]] int lane) const {
     PITH_ON_DEVICE(return __shfl_sync(everyone, x, lane);)
   }
   template <class T>
-  PITH_HD T shuffle_xor(T x, int mask) const {
+  PITH_HD T shuffle_xor([[maybe_unused]] T x, [[maybe_unused]] int mask) const {
     PITH_ON_DEVICE(return __shfl_xor_sync(everyone, x, mask);)
   }
-  PITH_HD bool any(bool condition) const { PITH_ON_DEVICE(return __any_sync(everyone, condition);) }
-  PITH_HD std::uint32_t transpose(std::uint32_t word) const {
+  PITH_HD bool any([[maybe_unused]] bool condition) const { PITH_ON_DEVICE(return __any_sync(everyone, condition);) }
+  PITH_HD std::uint32_t transpose([[maybe_unused]] std::uint32_t word) const {
     PITH_ON_DEVICE(std::uint32_t out; asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(word)); return out;)
   }
 
@@ -66,7 +66,7 @@ class device_thread {
 #endif
   }
 
-  PITH_HD void copy16(std::byte* to, std::byte const* from) const {
+  PITH_HD void copy16([[maybe_unused]] std::byte* to, [[maybe_unused]] std::byte const* from) const {
     PITH_ON_DEVICE(asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(in_shared(to)), "l"(__cvta_generic_to_global(from))
                                 : "memory");)
   }
@@ -77,7 +77,7 @@ class device_thread {
     PITH_ON_DEVICE(asm volatile("cp.async.wait_group %0;" ::"n"(Groups) : "memory");)
   }
 
-  PITH_HD void store_once(std::uint64_t* word, std::uint64_t value) const {
+  PITH_HD void store_once([[maybe_unused]] std::uint64_t* word, [[maybe_unused]] std::uint64_t value) const {
     PITH_ON_DEVICE(atomicCAS(reinterpret_cast<unsigned long long*>(word), 0ull, static_cast<unsigned long long>(value));)
   }
 

@@ -29,16 +29,24 @@ namespace pith {
 //   set_access                makes mapped addresses readable and writable
 template <class D>
 concept address_driver = std::is_nothrow_move_constructible_v<D> &&
-                         requires(D& d, std::byte* at, std::int64_t bytes, typename D::handle memory) {
-                           { d.granularity() } noexcept -> std::same_as<result<std::int64_t>>;
-                           { d.reserve(bytes) } noexcept -> std::same_as<result<std::byte*>>;
-                           { d.create(bytes) } noexcept -> std::same_as<result<typename D::handle>>;
-                           { d.map(at, bytes, memory) } noexcept -> std::same_as<status>;
-                           { d.set_access(at, bytes) } noexcept -> std::same_as<status>;
-                           { d.unmap(at, bytes) } noexcept -> std::same_as<status>;
-                           { d.release(memory) } noexcept -> std::same_as<status>;
-                           { d.free_address(at, bytes) } noexcept -> std::same_as<status>;
-                         };
+    requires(D& d, std::byte* at, std::int64_t bytes, typename D::handle memory) {
+  { d.granularity() }
+  noexcept->std::same_as<result<std::int64_t>>;
+  { d.reserve(bytes) }
+  noexcept->std::same_as<result<std::byte*>>;
+  { d.create(bytes) }
+  noexcept->std::same_as<result<typename D::handle>>;
+  { d.map(at, bytes, memory) }
+  noexcept->std::same_as<status>;
+  { d.set_access(at, bytes) }
+  noexcept->std::same_as<status>;
+  { d.unmap(at, bytes) }
+  noexcept->std::same_as<status>;
+  { d.release(memory) }
+  noexcept->std::same_as<status>;
+  { d.free_address(at, bytes) }
+  noexcept->std::same_as<status>;
+};
 
 // An arena (page/arena.hpp) whose bytes() changes in grow and shrink alone: what was carved from it stays where it is. One thread.
 template <address_driver Driver>
@@ -70,8 +78,12 @@ class basic_reserved_arena {
   }
 
   basic_reserved_arena(basic_reserved_arena&& other) noexcept
-      : driver_(std::move(other.driver_)), data_(std::exchange(other.data_, nullptr)), reserved_(std::exchange(other.reserved_, 0)),
-        step_(other.step_), usable_(std::exchange(other.usable_, 0)), mapped_(std::exchange(other.mapped_, 0)) {}
+      : driver_(std::move(other.driver_)),
+        data_(std::exchange(other.data_, nullptr)),
+        reserved_(std::exchange(other.reserved_, 0)),
+        step_(other.step_),
+        usable_(std::exchange(other.usable_, 0)),
+        mapped_(std::exchange(other.mapped_, 0)) {}
   basic_reserved_arena& operator=(basic_reserved_arena&&) = delete;
   ~basic_reserved_arena() {
     // Addresses with memory behind them cannot be freed: should the driver refuse to unmap, both are left to the end of the process.
@@ -83,7 +95,7 @@ class basic_reserved_arena {
   std::int64_t reserved_bytes() const noexcept { return reserved_; }
   std::int64_t step_bytes() const noexcept { return step_; }
 
-  // Puts memory behind the first `bytes` bytes, rounded up to steps; never takes any away. Contents stay; those of new bytes are unspecified.
+  // Puts memory behind the first `bytes` bytes, rounded up to steps; never takes any away. Contents stay, and new ones are unspecified.
   //
   // errors  out_of_range       bytes < 0; `at` is bytes
   //         capacity_exceeded  more than is reserved; `at` is bytes
@@ -102,7 +114,8 @@ class basic_reserved_arena {
     return {};
   }
 
-  // Gives back the memory behind the first `bytes` bytes, rounded up to steps. Nothing on the device may still use it: the caller waits first.
+  // Gives back the memory behind all but the first `bytes` bytes, rounded up to steps. The caller waits first: nothing on the device may
+  // still use it.
   //
   // errors  out_of_range  bytes < 0; `at` is bytes
   //         the driver's own; bytes() then says what is left
