@@ -116,7 +116,7 @@ struct paged_case {
   }
 };
 
-// One call of paged_attention and the same in double.
+// One call of attention and the same in double.
 struct attention_error {
   double worst = 0;  // of an output, in units of its bound for exact accuracy
   double squares = 0, energy = 0;
@@ -126,9 +126,10 @@ struct attention_error {
   double rms() const { return std::sqrt(squares / energy); }
 };
 
-template <class Accuracy, class Q, class O, class Page>
-attention_error run_attention(paged_case<Page> const& pages, std::vector<std::int64_t> const& query_counts, int group,
-                              pith::attention_options options = {}, int channel_step = 1) {
+// call(paged_view, q_indptr, q, out, options) -> status
+template <class Q, class O, class Page, class Call>
+attention_error compare_attention(paged_case<Page> const& pages, std::vector<std::int64_t> const& query_counts, int group,
+                                  pith::attention_options options, int channel_step, Call const& call) {
   constexpr int dk = Page::key_channels, dv = Page::value_channels;
   random_bits random(99);
   std::vector<std::int64_t> q_indptr{0};
@@ -148,7 +149,7 @@ attention_error run_attention(paged_case<Page> const& pages, std::vector<std::in
   std::vector<float> lse(static_cast<std::size_t>(tokens * heads) + 1, 4711.0f);
   options.lse = pith::tensor_view<float, 2>(lse.data(), {tokens, heads});
 
-  pith::status const status = pith::paged_attention<Accuracy>(pith::cpu{}, pages.view(), q_indptr, q_view, out_view, options);
+  pith::status const status = call(pages.view(), q_indptr, q_view, out_view, options);
   REQUIRE(status == pith::status{});
 
   attention_error error;
@@ -220,6 +221,15 @@ attention_error run_attention(paged_case<Page> const& pages, std::vector<std::in
         }
       }
   return error;
+}
+
+template <class Accuracy, class Q, class O, class Page>
+attention_error run_attention(paged_case<Page> const& pages, std::vector<std::int64_t> const& query_counts, int group,
+                              pith::attention_options options = {}, int channel_step = 1) {
+  return compare_attention<Q, O>(pages, query_counts, group, options, channel_step,
+                                 [](auto const& view, auto const& q_indptr, auto const& q, auto const& out, auto const& asked) {
+                                   return pith::paged_attention<Accuracy>(pith::cpu{}, view, q_indptr, q, out, asked);
+                                 });
 }
 
 }  // namespace pith_test

@@ -135,6 +135,13 @@ PITH_HD inline float log2_fast(float x) noexcept {
 #endif
 }
 
+// The power of two at or below a positive finite number, from 2^-125 to 2^126; 1 for 0 and what is not finite.
+PITH_HD inline float power_below(float x) noexcept {
+  std::uint32_t const exponent = float_bits(x) >> 23 & 0xffu;
+  if (exponent == 0xffu || float_bits(x) << 1 == 0) return 1.0f;
+  return bits_float((exponent < 2 ? 2u : exponent > 253 ? 253u : exponent) << 23);
+}
+
 // One stored scale.
 template <scale_scalar T>
 PITH_HD inline float scale_at(std::byte const* from) noexcept {

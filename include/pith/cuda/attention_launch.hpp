@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// The three launches of one attention call over any Source: plan, parts, merge. Everything lies in the environment's scratch.
+#pragma once
+
+#include <span>
+
+#include "pith/core/status.hpp"
+#include "pith/cuda/attention_merge.hpp"
+#include "pith/cuda/environment.hpp"
+#include "pith/page/attention_engine.hpp"
+
+namespace pith {
+
+// What one call of attention on a device may ask for; core/attention_options.hpp with everything in device memory.
+struct device_attention_options {
+  float scale = 0;                                  // 0: 1 / sqrt(channels of a key)
+  float soft_cap = 0;                               // 0: none
+  std::int64_t window = 0;                          // 0: all
+  float const* sink_logits = nullptr;               // [query_head], device memory
+  tensor_view<float, 2, space::device> lse{};       // [query token][query_head], written if data is set
+};
+
+namespace device {
+
+// How many numbers of 16 bits stand for a query or weight: two for exact accuracy, one for integer.
+template <class Accuracy>
+inline constexpr int terms_of = std::is_same_v<Accuracy, exact_accuracy> ? 2 : 1;
+
+// Sizes of a call that the host knows without asking the device.
+struct attention_extent {
+  std::int64_t sequences = 0;
+  std::int64_t most_queries = 0;  // query tokens of a sequence
+  int kv_heads = 0;
+};
+
+template <class Page, class Accuracy, class Source, class Q, class O, environment Environment>
+struct attention_launch {
+  static constexpr int shortest = 8;  // blocks of a part: 256 tokens
+  using decode_kernel = attention_kernel<Page, Source, Q, 1, terms_of<Accuracy>, warps_along::tokens>;
+  using prefill_kernel = attention_kernel<Page, Source, Q, 2, terms_of<Accuracy>, warps_along::rows>;
+
+  // Scratch of a call: the plan, and what every part leaves.
+  static std::int64_t scratch_bytes(Environment const& env, attention_extent const& extent, int group) {
+    return sizes_of(env, extent, group).bytes;
+  }
+
+  // errors  capacity_exceeded  the scratch is too small; `at` is scratch_bytes. Else what launching gives
+  static status run(Environment const& env, Source const& source, attention_extent const& extent, tensor_view<Q const, 3, space::device> q,
+                    tensor_view<O, 3, space::device> out, device_attention_options const& options) {
+    if (extent.sequences == 0 || extent.most_queries == 0) return {};
+    int const group = static_cast<int>(q.extent[1] / extent.kv_heads);
+    sizes const s = sizes_of(env, extent, group);
+    std::span<std::byte> const scratch = env.scratch();
+    if (static_cast<std::int64_t>(scratch.size()) < s.bytes) return {errc::capacity_exceeded, s.bytes};
+    auto* const parts = reinterpret_cast<attention_part*>(scratch.data());
+    auto* const first_part = reinterpret_cast<std::int32_t*>(scratch.data() + s.first_part_at);
+    auto* const partial = reinterpret_cast<float*>(scratch.data() + s.partial_at);
+    auto* const limits = reinterpret_cast<float*>(scratch.data() + s.limits_at);
+
+    attention_plan_kernel<Source> const plan{source, parts, first_part, static_cast<std::int32_t>(extent.sequences), s.wanted, shortest};
+    if (status const ok = env.launch(plan, {}); !ok) return ok;
+    attention_call<Source, Q> const call{.source = source,
+                                         .parts = parts,
+                                         .part_count = first_part + extent.sequences,
+                                         .q = q,
+                                         .partial = partial,
+                                         .limits = limits,
+                                         .group = group,
+                                         .kv_heads = extent.kv_heads,
+                                         .rows_at = static_cast<std::int32_t>(s.rows_at),
+                                         .scale = scale_of(options) * log2_e,
+                                         .soft_cap = options.soft_cap,
+                                         .window = options.window};
+    status const ok = s.prefill ? env.launch(prefill_kernel{call}, s.parts_grid) : env.launch(decode_kernel{call}, s.parts_grid);
+    if (!ok) return ok;
+    using merge = attention_merge_kernel<Page, Source, O>;
+    merge const last{.source = source,
+                     .parts = parts,
+                     .first_part = first_part,
+                     .partial = partial,
+                     .limits = limits,
+                     .out = out,
+                     .lse = options.lse.data,
+                     .lse_stride = options.lse.stride[0],
+                     .sink_logits = options.sink_logits,
+                     .group = group,
+                     .kv_heads = extent.kv_heads,
+                     .rows_at = static_cast<std::int32_t>(s.rows_at)};
+    return env.launch(last, {.x = divide_up(extent.most_queries * group, merge::warps),
+                             .y = extent.kv_heads,
+                             .z = extent.sequences,
+                             .shared_bytes = merge::shared_bytes});
+  }
+
+ private:
+  struct sizes {
+    bool prefill;
+    std::int32_t wanted;
+    std::int64_t rows_at, first_part_at, limits_at, partial_at, bytes;
+    grid parts_grid;
+  };
+
+  static float scale_of(device_attention_options const& options) {
+    return options.scale > 0 ? options.scale : 1.0f / __builtin_sqrtf(static_cast<float>(Page::key_channels));
+  }
+
+  // Parts are wanted until every multiprocessor has a few blocks. More rows than two tiles of 8 pay for warps of their own.
+  static sizes sizes_of(Environment const& env, attention_extent const& extent, int group) {
+    sizes s{};
+    std::int64_t const rows = extent.most_queries * group;
+    s.prefill = rows > 16;
+    std::int64_t const tile = s.prefill ? prefill_kernel::rows : decode_kernel::rows, tiles = divide_up(rows, tile);
+    std::int64_t const resident = std::int64_t{env.multiprocessors()} * blocks_on_one;
+    std::int64_t const wanted = resident / (extent.kv_heads * tiles);
+    s.wanted = static_cast<std::int32_t>(wanted < extent.sequences ? extent.sequences : wanted);
+    std::int64_t const most_parts = s.wanted + 2 * extent.sequences;
+    s.rows_at = tiles * tile;
+    auto const place = [&](std::int64_t bytes) {
+      std::int64_t const at = s.bytes;
+      s.bytes = round_up(at + bytes, 128);
+      return at;
+    };
+    place(most_parts * static_cast<std::int64_t>(sizeof(attention_part)));
+    s.first_part_at = place(4 * (extent.sequences + 1));
+    s.limits_at = place(most_parts * extent.kv_heads * s.rows_at * 8);
+    s.partial_at = place(most_parts * extent.kv_heads * s.rows_at * Page::value_channels * 4);
+    s.parts_grid = {.x = most_parts, .y = extent.kv_heads, .z = tiles, .shared_bytes = s.prefill ? prefill_kernel::shared_bytes : decode_kernel::shared_bytes};
+    return s;
+  }
+  static constexpr int blocks_on_one = 4;
+};
+
+}  // namespace device
+}  // namespace pith

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// 8 NT queries in shared memory, in the order in which dot_block multiplies them.
+//
+//   | fragments | sums over channel groups | factors |        score = factor * what dot_block gives
+//
+// A row is divided by a power of two, so that its largest number lies in [1, 2), and is then Terms 16-bit floats: the nearest, and the
+// nearest of what that leaves. Where scales belong to channels the numbers stay f32 (dot_block multiplies and rounds them for each block).
+#pragma once
+
+#include "pith/cuda/dot_operand.hpp"
+
+namespace pith::device {
+
+template <class Storage, int NT, int Terms>
+struct query_block {
+  using operand = dot_operand<Storage>;
+  static constexpr int rows = 8 * NT;
+  static constexpr int channels = Storage::channels;
+  static constexpr int steps = operand::pairs / 2;
+  static constexpr bool folded = [] {
+    if constexpr (operand::is_integer)
+      return Storage::along_tokens;
+    else
+      return false;
+  }();
+  static constexpr bool has_sums = [] {
+    if constexpr (operand::is_integer)
+      return !Storage::along_tokens && Storage::zero_kind != zero::none;
+    else
+      return false;
+  }();
+  static constexpr int groups = [] {
+    if constexpr (has_sums)
+      return Storage::groups;
+    else
+      return 0;
+  }();
+
+  PITH_HD static constexpr int fragment_at(int n, int term, int unit, int k, int lane) noexcept {
+    return 8 * (warp_lanes * (((n * Terms + term) * operand::units + unit) * steps + k) + lane);
+  }
+  PITH_HD static constexpr int folded_at(int n, int unit, int k, int lane) noexcept {
+    return 16 * (warp_lanes * ((n * operand::units + unit) * steps + k) + lane);
+  }
+  static constexpr int sums_at = folded ? folded_at(NT, 0, 0, 0) : fragment_at(NT, 0, 0, 0, 0);
+  PITH_HD static constexpr int sum_at(int n, int group, int column) noexcept { return sums_at + 4 * ((n * groups + group) * 8 + column); }
+  static constexpr int factors_at = sum_at(NT, 0, 0);
+  PITH_HD static constexpr int factor_at(int row) noexcept { return factors_at + 4 * row; }
+  static constexpr int bytes = static_cast<int>(round_up(factor_at(rows), 128));
+
+  // One warp lays down one row. `from` [channels] is in shared memory, transformed already; a row that is not there is all zeros.
+  template <class Thread>
+  PITH_HD static void write(Thread& t, std::byte* block, int row, float const* from, float scale) {
+    float most = 0;
+    for (int c = t.lane(); c < channels; c += warp_lanes) {
+      float const size = from[c] < 0 ? -from[c] : from[c];
+      most = most > size ? most : size;
+    }
+    PITH_UNROLL for (int mask = 1; mask < warp_lanes; mask *= 2) {
+      float const other = t.shuffle_xor(most, mask);
+      most = most > other ? most : other;
+    }
+    float const power = power_below(most), inverse = 1.0f / power;
+    for (int at = t.lane(); at < operand::units * steps * 4; at += warp_lanes) {
+      int const quad = at % 4, k = at / 4 % steps, unit = at / 4 / steps, lane = 4 * (row % 8) + quad;
+      float x[2][2];
+      PITH_UNROLL for (int i = 0; i < 2; ++i)
+        PITH_UNROLL for (int half = 0; half < 2; ++half) {
+          int const c = operand::channel(unit, quad, 2 * k + i, half);
+          x[i][half] = c < channels ? from[c] * inverse : 0.0f;
+        }
+      if constexpr (folded) {
+        store_word(block + folded_at(row / 8, unit, k, lane),
+                   word4{{float_bits(x[0][0]), float_bits(x[0][1]), float_bits(x[1][0]), float_bits(x[1][1])}});
+      } else {
+        using element = typename operand::element;
+        PITH_UNROLL for (int term = 0; term < Terms; ++term) {
+          word2 const both{{two_of<element>(x[0][0], x[0][1]), two_of<element>(x[1][0], x[1][1])}};
+          store_word(block + fragment_at(row / 8, term, unit, k, lane), both);
+          PITH_UNROLL for (int i = 0; i < 2; ++i) x[i][0] -= low_of<element>(both.at[i]), x[i][1] -= high_of<element>(both.at[i]);
+        }
+      }
+    }
+    if constexpr (has_sums) {
+      for (int group = 0; group < groups; ++group) {
+        float sum = 0;
+        for (int c = t.lane(); c < Storage::group; c += warp_lanes) sum += from[group * Storage::group + c] * inverse;
+        PITH_UNROLL for (int mask = 1; mask < warp_lanes; mask *= 2) sum += t.shuffle_xor(sum, mask);
+        if (t.lane() == 0) store_word(block + sum_at(row / 8, group, row % 8), sum);
+      }
+    }
+    if (t.lane() == 0) store_word(block + factor_at(row), power * scale);
+  }
+};
+
+}  // namespace pith::device

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+// Single operations on f32 that no compiler fuses or reorders, and reads of four numbers at once: what encoding on the device is made of.
+//
+//   add_rn, sub_rn, mul_rn      rounded to nearest, by themselves; add_signed: a + b or a - b
+//   min_or_nan, max_or_nan      NaN if either is; which of -0 and +0 comes back is not said
+//   between(x, low, high)       x cut to them; x is not NaN
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "pith/core/rounding.hpp"
+#include "pith/core/scalar.hpp"
+#include "pith/cuda/words.hpp"
+
+namespace pith::device {
+
+struct alignas(16) quad {
+  float at[4];
+};
+PITH_HD inline quad load_quad(float const* from) noexcept { return *reinterpret_cast<quad const*>(from); }
+PITH_HD inline void store_quad(float* to, quad const& x) noexcept { *reinterpret_cast<quad*>(to) = x; }
+
+PITH_HD inline float add_rn(float a, float b) noexcept {
+#if defined(__CUDA_ARCH__)
+  return __fadd_rn(a, b);
+#else
+  return a + b;
+#endif
+}
+PITH_HD inline float sub_rn(float a, float b) noexcept {
+#if defined(__CUDA_ARCH__)
+  return __fsub_rn(a, b);
+#else
+  return a - b;
+#endif
+}
+PITH_HD inline float mul_rn(float a, float b) noexcept {
+#if defined(__CUDA_ARCH__)
+  return __fmul_rn(a, b);
+#else
+  float volatile product = a * b;  // opaque: a compiler with fast arithmetic would regroup what it feeds
+  return product;
+#endif
+}
+
+// a + sign b, sign = 1 or -1, in one operation.
+PITH_HD inline float add_signed(float a, float b, float sign) noexcept {
+#if defined(__CUDA_ARCH__)
+  return __fmaf_rn(b, sign, a);
+#else
+  return sign < 0 ? a - b : a + b;
+#endif
+}
+
+PITH_HD inline float min_or_nan(float a, float b) noexcept {
+#if defined(__CUDA_ARCH__)
+  float out;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(out) : "f"(a), "f"(b));
+  return out;
+#else
+  return is_nan(a) ? a : is_nan(b) || b < a ? b : a;
+#endif
+}
+PITH_HD inline float max_or_nan(float a, float b) noexcept {
+#if defined(__CUDA_ARCH__)
+  float out;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(out) : "f"(a), "f"(b));
+  return out;
+#else
+  return is_nan(a) ? a : is_nan(b) || b > a ? b : a;
+#endif
+}
+PITH_HD inline float between(float x, float low, float high) noexcept {
+#if defined(__CUDA_ARCH__)
+  return fminf(fmaxf(x, low), high);
+#else
+  return clamp(x, low, high);
+#endif
+}
+PITH_HD inline float magnitude(float x) noexcept { return bits_float(float_bits(x) & 0x7fffffffu); }
+
+// The number in the low bits, exactly: a NaN keeps its payload, as to_float() keeps it.
+template <storage_scalar T>
+PITH_HD inline float number_of(std::uint32_t bits) noexcept {
+  if constexpr (sizeof(T) == 4)
+    return bits_float(bits);
+  else if constexpr (__is_same(T, bf16))
+    return bits_float(bits << 16);
+  else {
+#if defined(__CUDA_ARCH__)
+    if ((bits & 0x7fffu) <= 0x7c00u) return float_of_f16(bits);
+#endif
+    return to_float(f16{static_cast<std::uint16_t>(bits)});
+  }
+}
+
+// Four numbers of a row in storage order.
+template <storage_scalar T>
+PITH_HD inline quad unpack_quad(word2 const& w) noexcept {
+  if constexpr (__is_same(T, bf16))
+    return {{low_of<bf16>(w.at[0]), high_of<bf16>(w.at[0]), low_of<bf16>(w.at[1]), high_of<bf16>(w.at[1])}};
+  else
+    return {{number_of<T>(w.at[0] & 0xffffu), number_of<T>(w.at[0] >> 16), number_of<T>(w.at[1] & 0xffffu), number_of<T>(w.at[1] >> 16)}};
+}
+template <storage_scalar T>
+PITH_HD inline quad unpack_quad(word4 const& w) noexcept {
+  return {{bits_float(w.at[0]), bits_float(w.at[1]), bits_float(w.at[2]), bits_float(w.at[3])}};
+}
+// The bits of a number as T stores it.
+template <storage_scalar T>
+PITH_HD inline std::uint32_t stored_bits(float x) noexcept {
+  if constexpr (sizeof(T) == 4)
+    return float_bits(x);
+  else
+    return from_float<T>(x).bits;
+}
+
+}  // namespace pith::device
