@@ -30,7 +30,7 @@ struct dot_kernel_of_one {
 
   template <device::device_like Thread>
   void operator()(Thread& t) const {
-    dot::stage_of::start(t, t.shared(), tile, block);
+    dot::stage_of::template start<32>(t, t.lane(), t.shared(), tile, block);
     t.commit();
     auto* const row = reinterpret_cast<float*>(t.shared() + row_at);
     for (int r = 0; r < 8 * NT; ++r) {

@@ -33,7 +33,7 @@ struct mix_kernel_of_one {
     int const tokens = count * Storage::tokens, g = t.lane() / 4, quad = t.lane() % 4;
     for (int i = 0; i < count; ++i) {
       for (int block = 0; block < Storage::tokens / 32; ++block) {
-        mix::stage_of::start(t, t.shared(), tiles + i * Storage::bytes, block);
+        mix::stage_of::template start<32>(t, t.lane(), t.shared(), tiles + i * Storage::bytes, block);
         t.commit();
         t.template wait<0>();
         t.sync_warp();

@@ -67,6 +67,42 @@ TEST_CASE("device attention: window, soft cap, sinks, biases, strides") {
   CHECK(error.worst <= two_terms.worst);
 }
 
+TEST_CASE("device attention: the weights of each slot") {
+  using page = page_of<pith::pipe<hadamard<64>, int4<per_token<64>>>, int4<per_token<64>>, 64>;
+  paged_case<page> pages({90, 0, 200}, 2, 3);
+  pages.add_bias(-1, 5);
+  constexpr int group = 3, heads = 2 * group;
+  std::vector<std::int64_t> const q_indptr{0, 5, 6, 8};
+  random_bits random(4);
+  std::vector<float> q(8 * heads * 64), out(q.size()), lse(8 * heads), weights(2 * 64 * pages.indices.size(), 0.5f);
+  for (float& x : q) x = gaussian(random);
+  emulated_environment const env;
+  tensor_view<float, 2, space::device> const lse_view(lse.data(), {8, heads}), weights_view(weights.data(), {2, static_cast<std::int64_t>(weights.size() / 2)});
+  auto const run = [&](device_attention_options const& options) {
+    return paged_attention<exact_accuracy>(cuda{}, env, as_device(pages.view()), q_indptr.data(), 5, tensor_view<float const, 3, space::device>(q.data(), {8, heads, 64}),
+                                           tensor_view<float, 3, space::device>(out.data(), {8, heads, 64}), options);
+  };
+  CHECK(run({.weights = weights_view}) == status{errc::shape_mismatch, 2});
+  REQUIRE(run({.window = 70, .lse = lse_view, .weights = weights_view}) == status{});
+  double worst = 0, all = 0;
+  std::vector<double> expected(weights.size(), 0.5);
+  for (std::size_t s = 0; s < 3; ++s)
+    for (std::int64_t row = q_indptr[s]; row < q_indptr[s + 1]; ++row)
+      for (int h = 0; h < heads; ++h) {
+        std::int64_t const upper = pages.lengths[s] - q_indptr[s + 1] + row + 1;
+        for (std::int64_t t = std::max<std::int64_t>(0, upper - 70); t < upper; ++t) {
+          double sum = 0;
+          for (int c = 0; c < 64; ++c) sum += q[static_cast<std::size_t>((row * heads + h) * 64 + c)] * pages.keys[s * 2 + static_cast<std::size_t>(h / group)][static_cast<std::size_t>(t * 64 + c)];
+          double const p = std::exp(sum / 8 + pages.bias_of(s, h / group, t) - static_cast<double>(lse[static_cast<std::size_t>(row * heads + h)]));
+          expected[static_cast<std::size_t>(h / group) * weights.size() / 2 + static_cast<std::size_t>(pages.indptr[s] * 64 + t)] += p;
+          all += p;
+        }
+      }
+  for (std::size_t i = 0; i < weights.size(); ++i) worst = std::max(worst, std::fabs(expected[i] - static_cast<double>(weights[i])));
+  CHECK(worst <= 2e-5);
+  CHECK(std::fabs(all - 7 * heads) <= 1e-3);  // each row that sees something gives 1
+}
+
 TEST_CASE("device attention: a block id that is none is reported and left out") {
   using page = page_of<int8<per_token<64>>, int8<per_token<64>>, 64>;
   paged_case<page> pages({200}, 1, 7);

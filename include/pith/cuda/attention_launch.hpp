@@ -6,6 +6,7 @@
 
 #include "pith/core/status.hpp"
 #include "pith/cuda/attention_merge.hpp"
+#include "pith/cuda/attention_statistics.hpp"
 #include "pith/cuda/environment.hpp"
 #include "pith/page/attention_engine.hpp"
 
@@ -18,6 +19,9 @@ struct device_attention_options {
   std::int64_t window = 0;                          // 0: all
   float const* sink_logits = nullptr;               // [query_head], device memory
   tensor_view<float, 2, space::device> lse{};       // [query token][query_head], written if data is set
+  // [kv_head][slot]: the weights of the call's query rows are added to each slot's number, if data is set; needs lse. Over pages a slot's place
+  // is that of its bias: page number in the table times Page::tokens, plus the slot in the page. A second pass over the keys
+  tensor_view<float, 2, space::device> weights{};
 };
 
 namespace device {
@@ -38,6 +42,8 @@ struct attention_launch {
   static constexpr int shortest = 8;  // blocks of a part: 256 tokens
   using decode_kernel = attention_kernel<Page, Source, Q, 1, terms_of<Accuracy>, warps_along::tokens>;
   using prefill_kernel = attention_kernel<Page, Source, Q, 2, terms_of<Accuracy>, warps_along::rows>;
+
+  using statistics_kernel = attention_statistics_kernel<Page, Source, Q, terms_of<Accuracy>>;
 
   // Scratch of a call: the plan, and what every part leaves.
   static std::int64_t scratch_bytes(Environment const& env, attention_extent const& extent, int group) {
@@ -71,7 +77,7 @@ struct attention_launch {
                                          .scale = scale_of(options) * log2_e,
                                          .soft_cap = options.soft_cap,
                                          .window = options.window};
-    status const ok = s.prefill ? env.launch(prefill_kernel{call}, s.parts_grid) : env.launch(decode_kernel{call}, s.parts_grid);
+    status const ok = s.prefill ? env.launch(prefill_kernel{{call}}, s.parts_grid) : env.launch(decode_kernel{{call}}, s.parts_grid);
     if (!ok) return ok;
     using merge = attention_merge_kernel<Page, Source, O>;
     merge const last{.source = source,
@@ -86,10 +92,13 @@ struct attention_launch {
                      .group = group,
                      .kv_heads = extent.kv_heads,
                      .rows_at = static_cast<std::int32_t>(s.rows_at)};
-    return env.launch(last, {.x = divide_up(extent.most_queries * group, merge::warps),
-                             .y = extent.kv_heads,
-                             .z = extent.sequences,
-                             .shared_bytes = merge::shared_bytes});
+    status const merged = env.launch(last, {.x = divide_up(extent.most_queries * group, merge::warps),
+                                            .y = extent.kv_heads,
+                                            .z = extent.sequences,
+                                            .shared_bytes = merge::shared_bytes});
+    if (!merged || options.weights.data == nullptr) return merged;
+    statistics_kernel const statistics{{call}, options.lse.data, options.lse.stride[0], options.weights.data, options.weights.stride[0]};
+    return env.launch(statistics, {.x = s.parts_grid.x, .y = extent.kv_heads, .z = 1, .shared_bytes = statistics_kernel::shared_bytes});
   }
 
  private:

@@ -97,9 +97,8 @@ struct page_source {
       return all.base + static_cast<std::int64_t>(block) * all.block_stride + number * all.head_stride;
     }
     PITH_HD std::byte const* staging_keys(std::int64_t) const { return nullptr; }
-    PITH_HD float bias(std::int64_t slot) const {
-      return source.pages.bias.data[number * source.pages.bias.stride[0] + first_page * Page::tokens + slot];
-    }
+    PITH_HD std::int64_t index_of(std::int64_t slot) const { return first_page * Page::tokens + slot; }
+    PITH_HD float bias(std::int64_t slot) const { return source.pages.bias.data[number * source.pages.bias.stride[0] + index_of(slot)]; }
     PITH_HD decltype(auto) key_state() const { return state<typename Page::key_tile>(source.pages.key_states); }
     PITH_HD decltype(auto) value_state() const { return state<typename Page::value_tile>(source.pages.value_states); }
     template <class Tile>
@@ -145,6 +144,8 @@ status paged_attention(cuda, Environment const& env, device_pages<Page> const& p
       return {errc::shape_mismatch, out.extent[2]};
     if (options.lse.data != nullptr && (options.lse.extent[0] < q.extent[0] || options.lse.extent[1] != q.extent[1] || options.lse.stride[1] != 1))
       return {errc::shape_mismatch, options.lse.extent[1]};
+    if (options.weights.data != nullptr && (options.lse.data == nullptr || options.weights.extent[0] != pages.kv_heads || options.weights.stride[1] != 1))
+      return {errc::shape_mismatch, options.weights.extent[0]};
     if (!(options.soft_cap >= 0) || !(options.scale >= 0) || options.window < 0) return {errc::out_of_range, options.window};
     if (most_queries < 0 || q_indptr == nullptr) return {errc::out_of_range, most_queries};
     device::attention_extent const extent{pages.sequences, most_queries, pages.kv_heads};

@@ -56,31 +56,32 @@ struct tile_stage {
   PITH_HD static constexpr int key_of(int row) noexcept { return (for_dot || per_word >= 8 ? row : row * per_word / 8) & 3; }
   PITH_HD static constexpr int place(int row, int granule) noexcept { return row * pitch + 16 * (granule ^ (2 * key_of(row))); }
 
-  // All lanes. `tile` is 16-byte aligned; `block` is the block of it. The copies belong to the caller's open group.
-  template <class Thread>
-  PITH_HD static void start(Thread& t, std::byte* stage, std::byte const* tile, int block) {
+  // By `Threads` threads, of which this is number `self`: a warp, or a block. `tile` is 16-byte aligned; `block` is the block of it. The copies
+  // belong to the callers' open groups.
+  template <int Threads, class Thread>
+  PITH_HD static void start(Thread& t, int self, std::byte* stage, std::byte const* tile, int block) {
     std::byte const* const codes = tile + block * layout::bytes;
     constexpr int count = rows * granules;
-    PITH_UNROLL for (int first = 0; first < count; first += warp_lanes) {
-      int const at = first + t.lane();
-      if (count % warp_lanes == 0 || at < count) t.copy16(stage + place(at / granules, at % granules), codes + 16 * at);
+    PITH_UNROLL for (int first = 0; first < count; first += Threads) {
+      int const at = first + self;
+      if (count % Threads == 0 || at < count) t.copy16(stage + place(at / granules, at % granules), codes + 16 * at);
     }
     if constexpr (is_integer) {
       constexpr int parameters = parameter_bytes / 16;
-      PITH_UNROLL for (int first = 0; first < parameters; first += warp_lanes) {
-        int const at = first + t.lane();
-        if (parameters % warp_lanes == 0 || at < parameters) t.copy16(stage + codes_bytes + 16 * at, tile + Storage::scale_at + 16 * at);
+      PITH_UNROLL for (int first = 0; first < parameters; first += Threads) {
+        int const at = first + self;
+        if (parameters % Threads == 0 || at < parameters) t.copy16(stage + codes_bytes + 16 * at, tile + Storage::scale_at + 16 * at);
       }
     }
   }
 
   // The same for a raw tile of `tokens` tokens: its 32 from 32 block on, zeros behind its end.
-  template <class Thread>
-  PITH_HD static void start_part(Thread& t, std::byte* stage, std::byte const* tile, int block, int tokens) {
+  template <int Threads, class Thread>
+  PITH_HD static void start_part(Thread& t, int self, std::byte* stage, std::byte const* tile, int block, int tokens) {
     int const row_bytes = for_dot ? 4 * tokens : 4 * layout::lanes;
     int const left = tokens - block_tokens * block;
     std::byte const* const codes = tile + (for_dot ? 4 * block_tokens * block : block_tokens / per_word * block * row_bytes);
-    for (int at = t.lane(); at < rows * granules; at += warp_lanes) {
+    for (int at = self; at < rows * granules; at += Threads) {
       int const row = at / granules, granule = at % granules;
       if (for_dot ? 4 * granule < left : per_word * row < left)
         t.copy16(stage + place(row, granule), codes + row * row_bytes + 16 * granule);
