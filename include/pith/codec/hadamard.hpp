@@ -56,7 +56,7 @@ struct hadamard {
         x[j] = a + b;
         x[j + Stride] = a - b;
       }
-    if (!std::is_constant_evaluated()) settle(x);  // -ffast-math would reorder the sums of neighbouring stages
+    if (!__builtin_is_constant_evaluated()) settle(x);  // -ffast-math would reorder the sums of neighbouring stages
     if constexpr (2 * Stride < N) butterflies<2 * Stride>(x);
   }
 

@@ -16,7 +16,7 @@ namespace pith {
 // little-endian machines in the memcpy branch.
 template <class Word>
 PITH_HD constexpr Word load_le(std::byte const* from) noexcept {
-  if (!std::is_constant_evaluated()) {
+  if (!__builtin_is_constant_evaluated()) {
     if constexpr (std::endian::native == std::endian::little) {
       Word value;
       memcpy(&value, from, sizeof(Word));
@@ -31,7 +31,7 @@ PITH_HD constexpr Word load_le(std::byte const* from) noexcept {
 
 template <class Word>
 PITH_HD constexpr void store_le(std::byte* to, Word value) noexcept {
-  if (!std::is_constant_evaluated()) {
+  if (!__builtin_is_constant_evaluated()) {
     if constexpr (std::endian::native == std::endian::little) {
       memcpy(to, &value, sizeof(Word));
       return;

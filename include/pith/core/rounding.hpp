@@ -18,7 +18,7 @@ PITH_HD constexpr float div_rn(float a, float b) noexcept {
 #if defined(__CUDA_ARCH__)
   return __fdiv_rn(a, b);
 #else
-  if (std::is_constant_evaluated()) return a / b;
+  if (__builtin_is_constant_evaluated()) return a / b;
   // Opaque on both sides: under -ffast-math a constant divisor would become a multiplication, and x * (1 / b) would become x / b.
   float volatile divisor = b, quotient = a / divisor;
   return quotient;
