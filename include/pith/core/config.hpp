@@ -13,9 +13,11 @@
 #define PITH_INLINE inline __attribute__((always_inline))
 #define PITH_RESTRICT __restrict__
 
-// Before a loop of few, known steps over registers.
-#if defined(__CUDACC__)
+// Before a loop of few, known steps over registers. nvcc's host side knows no such pragma that the compiler behind it knows too.
+#if defined(__CUDA_ARCH__)
 #define PITH_UNROLL _Pragma("unroll")
+#elif defined(__CUDACC__)
+#define PITH_UNROLL
 #elif defined(__clang__)
 #define PITH_UNROLL _Pragma("clang loop unroll(full)")
 #else
