@@ -19,9 +19,6 @@ struct device_attention_options {
   std::int64_t window = 0;                          // 0: all
   float const* sink_logits = nullptr;               // [query_head], device memory
   tensor_view<float, 2, space::device> lse{};       // [query token][query_head], written if data is set
-  // [kv_head][slot]: the weights of the call's query rows are added to each slot's number, if data is set; needs lse. Over pages a slot's place
-  // is that of its bias: page number in the table times Page::tokens, plus the slot in the page. A second pass over the keys
-  tensor_view<float, 2, space::device> weights{};
 };
 
 namespace device {
@@ -43,8 +40,6 @@ struct attention_launch {
   using decode_kernel = attention_kernel<Page, Source, Q, 1, terms_of<Accuracy>, warps_along::tokens>;
   using prefill_kernel = attention_kernel<Page, Source, Q, 2, terms_of<Accuracy>, warps_along::rows>;
 
-  using statistics_kernel = attention_statistics_kernel<Page, Source, Q, terms_of<Accuracy>>;
-
   // Scratch of a call: the plan, and what every part leaves.
   static std::int64_t scratch_bytes(Environment const& env, attention_extent const& extent, int group) {
     return sizes_of(env, extent, group).bytes;
@@ -54,10 +49,56 @@ struct attention_launch {
   static status run(Environment const& env, Source const& source, attention_extent const& extent, tensor_view<Q const, 3, space::device> q,
                     tensor_view<O, 3, space::device> out, device_attention_options const& options) {
     if (extent.sequences == 0 || extent.most_queries == 0) return {};
+    auto const begun = begin(env, source, extent, q, options);
+    if (!begun) return begun.error();
+    auto const& [call, parts_grid, prefill] = begun.value();
+    status const ok = prefill ? env.launch(prefill_kernel{{call}}, parts_grid) : env.launch(decode_kernel{{call}}, parts_grid);
+    if (!ok) return ok;
+    using merge = attention_merge_kernel<Page, Source, O>;
+    merge const last{.source = source,
+                     .parts = call.parts,
+                     .first_part = call.part_count - extent.sequences,
+                     .partial = call.partial,
+                     .limits = call.limits,
+                     .out = out,
+                     .lse = options.lse.data,
+                     .lse_stride = options.lse.stride[0],
+                     .sink_logits = options.sink_logits,
+                     .group = call.group,
+                     .kv_heads = extent.kv_heads,
+                     .rows_at = call.rows_at};
+    return env.launch(last, {.x = divide_up(extent.most_queries * call.group, merge::warps),
+                             .y = extent.kv_heads,
+                             .z = extent.sequences,
+                             .shared_bytes = merge::shared_bytes});
+  }
+
+  // Adds the weights of the same queries to weights [kv_head][index of slot]; lse as the call gave it.
+  static status run_statistics(Environment const& env, Source const& source, attention_extent const& extent,
+                               tensor_view<Q const, 3, space::device> q, tensor_view<float, 2, space::device> lse,
+                               tensor_view<float, 2, space::device> weights, device_attention_options const& options) {
+    if (extent.sequences == 0 || extent.most_queries == 0) return {};
+    auto const begun = begin(env, source, extent, q, options);
+    if (!begun) return begun.error();
+    prepared const& made = begun.value();
+    using kernel = attention_statistics_kernel<Page, Source, Q, terms_of<Accuracy>>;
+    kernel const statistics{{made.call}, lse.data, lse.stride[0], weights.data, weights.stride[0]};
+    return env.launch(statistics, {.x = made.parts_grid.x, .y = extent.kv_heads, .z = 1, .shared_bytes = kernel::shared_bytes});
+  }
+
+ private:
+  struct prepared {
+    attention_call<Source, Q> call;
+    grid parts_grid;
+    bool prefill;
+  };
+  // Starts the plan.
+  static result<prepared> begin(Environment const& env, Source const& source, attention_extent const& extent,
+                                tensor_view<Q const, 3, space::device> q, device_attention_options const& options) {
     int const group = static_cast<int>(q.extent[1] / extent.kv_heads);
     sizes const s = sizes_of(env, extent, group);
     std::span<std::byte> const scratch = env.scratch();
-    if (static_cast<std::int64_t>(scratch.size()) < s.bytes) return {errc::capacity_exceeded, s.bytes};
+    if (static_cast<std::int64_t>(scratch.size()) < s.bytes) return status{errc::capacity_exceeded, s.bytes};
     auto* const parts = reinterpret_cast<attention_part*>(scratch.data());
     auto* const first_part = reinterpret_cast<std::int32_t*>(scratch.data() + s.first_part_at);
     auto* const partial = reinterpret_cast<float*>(scratch.data() + s.partial_at);
@@ -65,43 +106,21 @@ struct attention_launch {
 
     attention_plan_kernel<Source> const plan{source, parts, first_part, static_cast<std::int32_t>(extent.sequences), s.wanted, shortest};
     if (status const ok = env.launch(plan, {}); !ok) return ok;
-    attention_call<Source, Q> const call{.source = source,
-                                         .parts = parts,
-                                         .part_count = first_part + extent.sequences,
-                                         .q = q,
-                                         .partial = partial,
-                                         .limits = limits,
-                                         .group = group,
-                                         .kv_heads = extent.kv_heads,
-                                         .rows_at = static_cast<std::int32_t>(s.rows_at),
-                                         .scale = scale_of(options) * log2_e,
-                                         .soft_cap = options.soft_cap,
-                                         .window = options.window};
-    status const ok = s.prefill ? env.launch(prefill_kernel{{call}}, s.parts_grid) : env.launch(decode_kernel{{call}}, s.parts_grid);
-    if (!ok) return ok;
-    using merge = attention_merge_kernel<Page, Source, O>;
-    merge const last{.source = source,
+    return prepared{{.source = source,
                      .parts = parts,
-                     .first_part = first_part,
+                     .part_count = first_part + extent.sequences,
+                     .q = q,
                      .partial = partial,
                      .limits = limits,
-                     .out = out,
-                     .lse = options.lse.data,
-                     .lse_stride = options.lse.stride[0],
-                     .sink_logits = options.sink_logits,
                      .group = group,
                      .kv_heads = extent.kv_heads,
-                     .rows_at = static_cast<std::int32_t>(s.rows_at)};
-    status const merged = env.launch(last, {.x = divide_up(extent.most_queries * group, merge::warps),
-                                            .y = extent.kv_heads,
-                                            .z = extent.sequences,
-                                            .shared_bytes = merge::shared_bytes});
-    if (!merged || options.weights.data == nullptr) return merged;
-    statistics_kernel const statistics{{call}, options.lse.data, options.lse.stride[0], options.weights.data, options.weights.stride[0]};
-    return env.launch(statistics, {.x = s.parts_grid.x, .y = extent.kv_heads, .z = 1, .shared_bytes = statistics_kernel::shared_bytes});
+                     .rows_at = static_cast<std::int32_t>(s.rows_at),
+                     .scale = scale_of(options) * log2_e,
+                     .soft_cap = options.soft_cap,
+                     .window = options.window},
+                    s.parts_grid, s.prefill};
   }
 
- private:
   struct sizes {
     bool prefill;
     std::int32_t wanted;

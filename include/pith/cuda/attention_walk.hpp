@@ -13,7 +13,7 @@
 //   limits(i, token, window, lower, upper)   slots that query token sees
 //   at(i, head) -> Head:  first_tokens(), sealed_keys(), sealed_values(), stored(), chunk_tokens()      as page/attention_engine.hpp
 //                         page(t, index)            packed page or null      staging_keys(slot) ... chunk_values(token)   raw tiles
-//                         visible(slot), bias(slot), index_of(slot)     the slot's place in a row of biases or statistics
+//                         visible(slot), has_biases(), bias(slot), index_of(slot)     the slot's place in a row of biases or statistics
 //                         key_state(), value_state()
 //   has_raw, has_visibility, has_bias, keys_differ    (static)    keys_differ: values and keys may be sealed up to different slots
 //   first_tile                                        tokens of a raw tile of the first tokens
@@ -57,13 +57,13 @@ struct attention_walk : attention_call<Source, Q> {
   using raw_keys = raw_tile<bf16, dk, use::dot>;
   using raw_values = raw_tile<bf16, dv, use::mix>;
   static constexpr bool needs_raw_keys = Source::has_raw;
-  PITH_HD static constexpr int larger(int a, int b) { return a > b ? a : b; }
+  PITH_HD static constexpr int most_of(int a, int b) { return a > b ? a : b; }
 
   using packed_query = query_block<packed_keys, NT, Terms>;
   using raw_query = query_block<raw_keys, NT, Terms>;
   static constexpr int raw_query_at = packed_query::bytes;
   static constexpr int queries_bytes = raw_query_at + (needs_raw_keys ? raw_query::bytes : 0);
-  static constexpr int row_bytes = static_cast<int>(round_up(4 * larger(dk, dv), 128));
+  static constexpr int row_bytes = static_cast<int>(round_up(4 * most_of(dk, dv), 128));
   static constexpr bool shares_rows = Along == warps_along::tokens;
   static constexpr int most_shared = 160 << 10;  // every device of sm_80 and later can give a block as much
 
@@ -72,7 +72,7 @@ struct attention_walk : attention_call<Source, Q> {
   struct place_of {
     static constexpr bool takes_packed_keys = Packed || Source::keys_differ, takes_raw_keys = Source::has_raw && (!Packed || Source::keys_differ);
     static constexpr int key_bytes =
-        larger(takes_packed_keys ? tile_stage<packed_keys>::bytes : 0, takes_raw_keys ? tile_stage<raw_keys>::bytes : 0);
+        most_of(takes_packed_keys ? tile_stage<packed_keys>::bytes : 0, takes_raw_keys ? tile_stage<raw_keys>::bytes : 0);
     static constexpr int value_bytes = !Values ? 0 : Packed ? tile_stage<packed_values>::bytes : tile_stage<raw_values>::bytes;
     static constexpr int bytes = key_bytes + value_bytes;
   };
@@ -92,7 +92,7 @@ struct attention_walk : attention_call<Source, Q> {
   static constexpr int packed_bytes = common_bytes + warps * own_bytes;
   static constexpr int raw_base = shares_rows ? queries_bytes + warps * row_bytes : warps * own_bytes;
   static constexpr int merge_bytes = shares_rows && Values ? 8 * NT * (4 * dv + 8) : 0;
-  static constexpr int shared_bytes = larger(larger(packed_bytes, raw_base + raw_bytes), merge_bytes);
+  static constexpr int shared_bytes = most_of(most_of(packed_bytes, raw_base + raw_bytes), merge_bytes);
   static constexpr int raw_warps = !Source::has_raw || !shares_rows ? warps : (shared_bytes - raw_base) / raw_bytes < warps ? (shared_bytes - raw_base) / raw_bytes : warps;
   static_assert(shared_bytes <= most_shared);
 
@@ -126,12 +126,12 @@ struct attention_walk : attention_call<Source, Q> {
         state.lower[n][i] = static_cast<int>(lower), state.upper[n][i] = static_cast<int>(upper);
         if (!there) continue;
         least_upper = least_upper < state.upper[n][i] ? least_upper : state.upper[n][i];
-        most_lower = larger(most_lower, state.lower[n][i]);
+        most_lower = most_of(most_lower, state.lower[n][i]);
       }
     PITH_UNROLL for (int mask = 1; mask < 4; mask *= 2) {
       int const least = t.shuffle_xor(least_upper, mask);
       least_upper = least_upper < least ? least_upper : least;
-      most_lower = larger(most_lower, t.shuffle_xor(most_lower, mask));
+      most_lower = most_of(most_lower, t.shuffle_xor(most_lower, mask));
     }
     // Limits rise with the row: the last row of those that walk along sees most.
     std::int64_t const last = (behind < all_rows ? behind : all_rows) - 1;
@@ -337,21 +337,25 @@ struct attention_walk : attention_call<Source, Q> {
     if (this->soft_cap > 0) row_state<NT>::soften(s, this->soft_cap);
     int const first = at.slot + 4 * (t.lane() / 4);
     if constexpr (Source::has_bias) {
-      PITH_UNROLL for (int e = 0; e < 4; ++e) {
-        float const b = first + e < at.slots ? head.bias(first + e) * log2_e : 0.0f;
-        PITH_UNROLL for (int n = 0; n < NT; ++n)
-          PITH_UNROLL for (int i = 0; i < 2; ++i) s[e / 2][n][2 * (e % 2) + i] += b;
-      }
+      if (head.has_biases())
+        PITH_UNROLL for (int e = 0; e < 4; ++e) {
+          float const b = first + e < at.slots ? head.bias(first + e) * log2_e : 0.0f;
+          PITH_UNROLL for (int n = 0; n < NT; ++n)
+            PITH_UNROLL for (int i = 0; i < 2; ++i) {
+              float& x = s[e / 2][n][2 * (e % 2) + i];
+              x = x + b < no_score ? no_score : x + b;  // -infinity hides a slot
+            }
+        }
     }
     if (at.slot < seen.all_from || at.slot + block_tokens > seen.all_to) state.mask(s, first);
-    if (at.slot + block_tokens > at.slots || Source::has_visibility || Source::has_bias) {
+    if (at.slot + block_tokens > at.slots || Source::has_visibility) {
       PITH_UNROLL for (int e = 0; e < 4; ++e) {
         bool shown = first + e < at.slots;
         if constexpr (Source::has_visibility) shown = shown && head.visible(first + e);
         PITH_UNROLL for (int n = 0; n < NT; ++n)
           PITH_UNROLL for (int i = 0; i < 2; ++i) {
             float& x = s[e / 2][n][2 * (e % 2) + i];
-            if (!shown || x < no_score) x = no_score;  // a bias of -infinity hides a slot too
+            if (!shown) x = no_score;
           }
       }
     }

@@ -13,7 +13,8 @@
 //         scales, anew for each block; scales other than f16 are divided by a power of two that brings the largest below 2
 // error   a query is Terms f16 numbers (bf16 for raw<bf16>) after division by a power of two: 2^-11 of each product, 2^-22 with two terms
 //         (bf16: 2^-8, 2^-16), at least 2^-26 of the row's largest query number times the code's distance from the middle; f32 sums
-// cost    9 instructions for 8 four-bit codes, and 2 NT Terms multiplications of the tensor core for 16 channels of the 32 rows
+//         With one term, whose codes keep an offset of 1024, f32 rounds at 2^-13 of the larger of a group's queries
+// cost    5 (two terms: 9) instructions for 8 four-bit codes, and 2 NT Terms multiplications of the tensor core for 16 channels of the 32 rows
 #pragma once
 
 #include "pith/cuda/query_block.hpp"
@@ -40,11 +41,12 @@ struct dot_block {
       run_folded(t, stage, queries, s);
     } else {
       constexpr int group = Storage::group, in_unit = operand::unit_channels;
-      float part[2][NT][4] = {};
+      float part[2][NT][4];
       PITH_UNROLL for (int unit = 0; unit < operand::units; ++unit) {
         operand x;
         x.load(stage, unit, t.lane());
         if constexpr (group >= in_unit || Storage::groups == 1) {
+          if (unit * in_unit % group == 0) begin_group(t, queries, unit * in_unit / group, part);
           accumulate(t, x, queries, unit, ~0u, part);
           if ((unit + 1) * in_unit % group == 0 || unit + 1 == operand::units) add_group(t, stage, queries, unit * in_unit / group, part, s);
         } else {  // several groups in a unit: each takes the lanes that hold its words
@@ -52,6 +54,7 @@ struct dot_block {
           PITH_UNROLL for (int sub = 0; sub < subs; ++sub) {
             if (unit * subs + sub >= Storage::groups) continue;
             bool const mine = t.lane() % 4 * stage_of::per_word / group == sub;
+            begin_group(t, queries, unit * subs + sub, part);
             accumulate(t, x, queries, unit, mine ? ~0u : 0u, part);
             add_group(t, stage, queries, unit * subs + sub, part, s);
           }
@@ -77,14 +80,24 @@ struct dot_block {
   }
   PITH_HD static void fill(operand const& x, int k, std::uint32_t (&a)[2][4]) {
     PITH_UNROLL for (int h = 0; h < 2; ++h) {
-      a[h][0] = x.get(2 * h, 2 * k), a[h][1] = x.get(2 * h + 1, 2 * k);
-      a[h][2] = x.get(2 * h, 2 * k + 1), a[h][3] = x.get(2 * h + 1, 2 * k + 1);
+      a[h][0] = x.template get<query::centred>(2 * h, 2 * k), a[h][1] = x.template get<query::centred>(2 * h + 1, 2 * k);
+      a[h][2] = x.template get<query::centred>(2 * h, 2 * k + 1), a[h][3] = x.template get<query::centred>(2 * h + 1, 2 * k + 1);
     }
   }
 
-  // s += scale part + bias sum(q); part = 0.
   template <class Thread>
-  PITH_HD static void add_group(Thread& t, std::byte const* stage, std::byte const* queries, int group, float (&part)[2][NT][4],
+  PITH_HD static void begin_group(Thread& t, std::byte const* queries, int group, float (&part)[2][NT][4]) {
+    PITH_UNROLL for (int n = 0; n < NT; ++n) {
+      word2 first{};
+      if constexpr (!query::centred) first = load_word<word2>(queries + query::start_at(n, group, 2 * (t.lane() % 4)));
+      PITH_UNROLL for (int h = 0; h < 2; ++h)
+        PITH_UNROLL for (int r = 0; r < 4; ++r) part[h][n][r] = bits_float(first.at[r % 2]);
+    }
+  }
+
+  // s += scale part + bias sum(q)
+  template <class Thread>
+  PITH_HD static void add_group(Thread& t, std::byte const* stage, std::byte const* queries, int group, float const (&part)[2][NT][4],
                                 float (&s)[2][NT][4]) {
     int const g = t.lane() / 4;
     float factor[4], bias[4];
@@ -92,15 +105,14 @@ struct dot_block {
     PITH_UNROLL for (int n = 0; n < NT; ++n) {
       float sums[2] = {};
       if constexpr (query::has_sums) {
-        PITH_UNROLL for (int i = 0; i < 2; ++i)
-          sums[i] = load_word<float>(queries + query::sum_at(n, group, 2 * (t.lane() % 4) + i));
+        word2 const both = load_word<word2>(queries + query::sum_at(n, group, 2 * (t.lane() % 4)));
+        sums[0] = bits_float(both.at[0]), sums[1] = bits_float(both.at[1]);
       }
       PITH_UNROLL for (int h = 0; h < 2; ++h)
         PITH_UNROLL for (int r = 0; r < 4; ++r) {
           int const row = 2 * h + r / 2;
           s[h][n][r] += factor[row] * part[h][n][r];
           if constexpr (query::has_sums) s[h][n][r] += bias[row] * sums[r % 2];
-          part[h][n][r] = 0;
         }
     }
   }

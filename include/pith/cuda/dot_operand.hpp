@@ -89,10 +89,11 @@ struct dot_operand<Storage> {
     }
   }
   // Two channels of row 4g + e.
+  template <bool Centred>
   PITH_HD std::uint32_t get(int e, int pair) const {
     std::uint32_t word[codes::planes];
     PITH_UNROLL for (int p = 0; p < codes::planes; ++p) word[p] = plane_[p].at[e];
-    return codes::get(word, pair);
+    return codes::template get<Centred>(word, pair);
   }
 
   // A power of two that brings the largest scale of a parameter row, whose entries are channels, below 2; 1 for f16.
@@ -105,12 +106,9 @@ struct dot_operand<Storage> {
       float most = 0;
       for (int c = t.lane(); c < Storage::channels; c += warp_lanes) {
         float const scale = scale_at<scalar>(parameters + (row * Storage::group_lanes + c) * static_cast<int>(sizeof(scalar)));
-        most = most > scale ? most : scale;
+        most = larger(most, scale);
       }
-      PITH_UNROLL for (int mask = 1; mask < warp_lanes; mask *= 2) {
-        float const other = t.shuffle_xor(most, mask);
-        most = most > other ? most : other;
-      }
+      PITH_UNROLL for (int mask = 1; mask < warp_lanes; mask *= 2) most = larger(most, t.shuffle_xor(most, mask));
       return power_below(most);
     }
   }
@@ -133,7 +131,10 @@ struct dot_operand<raw_tile<T, Channels, Use, Tokens>> {
   PITH_HD void load(std::byte const* from, int unit, int lane) {
     PITH_UNROLL for (int p = 0; p < 2; ++p) row_[p] = load_word<word4>(from + stage::place(8 * unit + 4 * p + lane % 4, lane / 4));
   }
-  PITH_HD std::uint32_t get(int e, int pair) const { return row_[pair].at[e]; }
+  template <bool>
+  PITH_HD std::uint32_t get(int e, int pair) const {
+    return row_[pair].at[e];
+  }
 
  private:
   word4 row_[2];

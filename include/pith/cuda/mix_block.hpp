@@ -150,10 +150,7 @@ struct mix_block {
       load_parameters<Storage>(parameters, group, first, scales, biases);
       PITH_UNROLL for (int e = 0; e < 4; ++e)
         PITH_UNROLL for (int n = 0; n < NT; ++n)
-          PITH_UNROLL for (int i = 0; i < 2; ++i) {
-            float const size = p[e / 2][n][2 * (e % 2) + i] * scales[e];
-            most = most > size ? most : size;
-          }
+          PITH_UNROLL for (int i = 0; i < 2; ++i) most = larger(most, p[e / 2][n][2 * (e % 2) + i] * scales[e]);
     }
     if (t.any(most * lift > 0x1p15f || (lift == 0 && most > 0))) raise(t, most);
     PITH_UNROLL for (int group = 0; group < groups; ++group) {
@@ -174,10 +171,7 @@ struct mix_block {
   // A unit in which the largest product is 2^6 to 2^7; what is there follows.
   template <class Thread>
   PITH_HD void raise(Thread& t, float most) {
-    PITH_UNROLL for (int mask = 1; mask < warp_lanes; mask *= 2) {
-      float const other = t.shuffle_xor(most, mask);
-      most = most > other ? most : other;
-    }
+    PITH_UNROLL for (int mask = 1; mask < warp_lanes; mask *= 2) most = larger(most, t.shuffle_xor(most, mask));
     float const raised = 64.0f / power_below(most), ratio = lift > 0 ? raised / lift : 1.0f;
     PITH_UNROLL for (int m = 0; m < tiles; ++m)
       PITH_UNROLL for (int n = 0; n < NT; ++n)

@@ -54,9 +54,9 @@ struct device_pages {
 namespace device {
 
 // A Source (attention_kernel.hpp) in which everything is sealed.
-template <class Page, bool Bias>
+template <class Page>
 struct page_source {
-  static constexpr bool has_raw = false, has_visibility = false, has_bias = Bias, keys_differ = false;
+  static constexpr bool has_raw = false, has_visibility = false, has_bias = true, keys_differ = false;
   static constexpr int first_tile = block_tokens;
   device_pages<Page> pages;
   std::int64_t const* q_indptr;
@@ -98,6 +98,7 @@ struct page_source {
     }
     PITH_HD std::byte const* staging_keys(std::int64_t) const { return nullptr; }
     PITH_HD std::int64_t index_of(std::int64_t slot) const { return first_page * Page::tokens + slot; }
+    PITH_HD bool has_biases() const { return source.pages.bias.data != nullptr; }
     PITH_HD float bias(std::int64_t slot) const { return source.pages.bias.data[number * source.pages.bias.stride[0] + index_of(slot)]; }
     PITH_HD decltype(auto) key_state() const { return state<typename Page::key_tile>(source.pages.key_states); }
     PITH_HD decltype(auto) value_state() const { return state<typename Page::value_tile>(source.pages.value_states); }
@@ -131,29 +132,60 @@ consteval bool check_device_page() {
 
 }  // namespace device
 
+namespace device {
+
+// What the host can see of a call's shapes.
+template <class Page, class Q>
+status check_queries(device_pages<Page> const& pages, std::int64_t const* q_indptr, std::int64_t most_queries, tensor_view<Q const, 3, space::device> q,
+                     tensor_view<float, 2, space::device> lse, device_attention_options const& options) {
+  if (status const ok = pages.check(); !ok) return ok;
+  if (q.extent[2] != Page::key_channels) return {errc::shape_mismatch, q.extent[2]};
+  if (q.extent[1] <= 0 || q.extent[1] % pages.kv_heads != 0) return {errc::shape_mismatch, q.extent[1]};
+  if (lse.data != nullptr && (lse.extent[0] < q.extent[0] || lse.extent[1] != q.extent[1] || lse.stride[1] != 1))
+    return {errc::shape_mismatch, lse.extent[1]};
+  if (!(options.soft_cap >= 0) || !(options.scale >= 0) || options.window < 0) return {errc::out_of_range, options.window};
+  if (most_queries < 0 || q_indptr == nullptr) return {errc::out_of_range, most_queries};
+  return {};
+}
+
+}  // namespace device
+
 // q_indptr [sequences + 1] in device memory: sequence s has query tokens q_indptr[s] .. q_indptr[s+1] - 1, at most `most_queries`.
 template <class Accuracy = exact_accuracy, class Page, storage_scalar Q, storage_scalar O, device::environment Environment>
 status paged_attention(cuda, Environment const& env, device_pages<Page> const& pages, std::int64_t const* q_indptr, std::int64_t most_queries,
                        tensor_view<Q const, 3, space::device> q, tensor_view<O, 3, space::device> out,
                        device_attention_options const& options = {}) {
   if constexpr (device::check_device_page<Page>()) {
-    if (status const ok = pages.check(); !ok) return ok;
-    if (q.extent[2] != Page::key_channels) return {errc::shape_mismatch, q.extent[2]};
-    if (q.extent[1] <= 0 || q.extent[1] % pages.kv_heads != 0) return {errc::shape_mismatch, q.extent[1]};
+    if (status const ok = device::check_queries(pages, q_indptr, most_queries, q, options.lse, options); !ok) return ok;
     if (out.extent[0] != q.extent[0] || out.extent[1] != q.extent[1] || out.extent[2] != Page::value_channels)
       return {errc::shape_mismatch, out.extent[2]};
-    if (options.lse.data != nullptr && (options.lse.extent[0] < q.extent[0] || options.lse.extent[1] != q.extent[1] || options.lse.stride[1] != 1))
-      return {errc::shape_mismatch, options.lse.extent[1]};
-    if (options.weights.data != nullptr && (options.lse.data == nullptr || options.weights.extent[0] != pages.kv_heads || options.weights.stride[1] != 1))
-      return {errc::shape_mismatch, options.weights.extent[0]};
-    if (!(options.soft_cap >= 0) || !(options.scale >= 0) || options.window < 0) return {errc::out_of_range, options.window};
-    if (most_queries < 0 || q_indptr == nullptr) return {errc::out_of_range, most_queries};
-    device::attention_extent const extent{pages.sequences, most_queries, pages.kv_heads};
-    auto const go = [&](auto source) {
-      return device::attention_launch<Page, Accuracy, decltype(source), Q, O, Environment>::run(env, source, extent, q, out, options);
-    };
-    if (pages.bias.data != nullptr) return go(device::page_source<Page, true>{pages, q_indptr, env.status_word()});
-    return go(device::page_source<Page, false>{pages, q_indptr, env.status_word()});
+    using source = device::page_source<Page>;
+    return device::attention_launch<Page, Accuracy, source, Q, O, Environment>::run(
+        env, source{pages, q_indptr, env.status_word()}, {pages.sequences, most_queries, pages.kv_heads}, q, out, options);
+  } else {
+    return {errc::unsupported, 0};
+  }
+}
+
+// How much of the queries' attention each slot got, in a second pass over the keys: what eviction ranks slots by.
+//
+//   weights[kv_head][page in the table * Page::tokens + slot in the page] += sum over query rows of e^(score - lse)
+//
+// lse [query token][query_head] as paged_attention wrote it for the same queries and options (but sink logits, which it holds already).
+//
+// errors  as paged_attention; shape_mismatch also for lse and weights
+// cost    every key is read once for 8 query rows; two launches
+template <class Accuracy = exact_accuracy, class Page, storage_scalar Q, device::environment Environment>
+status paged_attention_weights(cuda, Environment const& env, device_pages<Page> const& pages, std::int64_t const* q_indptr,
+                               std::int64_t most_queries, tensor_view<Q const, 3, space::device> q, tensor_view<float, 2, space::device> lse,
+                               tensor_view<float, 2, space::device> weights, device_attention_options const& options = {}) {
+  if constexpr (device::check_device_page<Page>()) {
+    if (status const ok = device::check_queries(pages, q_indptr, most_queries, q, lse, options); !ok) return ok;
+    if (lse.data == nullptr) return {errc::shape_mismatch, 0};
+    if (weights.data == nullptr || weights.extent[0] != pages.kv_heads || weights.stride[1] != 1) return {errc::shape_mismatch, weights.extent[0]};
+    using source = device::page_source<Page>;
+    return device::attention_launch<Page, Accuracy, source, Q, float, Environment>::run_statistics(
+        env, source{pages, q_indptr, env.status_word()}, {pages.sequences, most_queries, pages.kv_heads}, q, lse, weights, options);
   } else {
     return {errc::unsupported, 0};
   }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // 8 NT queries in shared memory, in the order in which dot_block multiplies them.
 //
-//   | fragments | sums over channel groups | factors |        score = factor * what dot_block gives
+//   | fragments | sums over channel groups | starts | factors |        score = factor * what dot_block gives
 //
 // A row is divided by a power of two, so that its largest number lies in [1, 2), and is then Terms 16-bit floats: the nearest, and the
 // nearest of what that leaves. Where scales belong to channels the numbers stay f32 (dot_block multiplies and rounds them for each block).
+// With one term codes are not centred (code_pairs.hpp): a group's sum starts at minus what codes equal to the middle would give.
 #pragma once
 
 #include "pith/cuda/dot_operand.hpp"
@@ -29,8 +30,14 @@ struct query_block {
     else
       return false;
   }();
+  static constexpr bool centred = [] {
+    if constexpr (operand::is_integer)
+      return folded || Terms > 1;
+    else
+      return true;
+  }();
   static constexpr int groups = [] {
-    if constexpr (has_sums)
+    if constexpr (has_sums || !centred)
       return Storage::groups;
     else
       return 0;
@@ -44,7 +51,9 @@ struct query_block {
   }
   static constexpr int sums_at = folded ? folded_at(NT, 0, 0, 0) : fragment_at(NT, 0, 0, 0, 0);
   PITH_HD static constexpr int sum_at(int n, int group, int column) noexcept { return sums_at + 4 * ((n * groups + group) * 8 + column); }
-  static constexpr int factors_at = sum_at(NT, 0, 0);
+  static constexpr int starts_at = has_sums ? sum_at(NT, 0, 0) : sums_at;
+  PITH_HD static constexpr int start_at(int n, int group, int column) noexcept { return starts_at + 4 * ((n * groups + group) * 8 + column); }
+  static constexpr int factors_at = centred ? starts_at : start_at(NT, 0, 0);
   PITH_HD static constexpr int factor_at(int row) noexcept { return factors_at + 4 * row; }
   static constexpr int bytes = static_cast<int>(round_up(factor_at(rows), 128));
 
@@ -54,12 +63,9 @@ struct query_block {
     float most = 0;
     for (int c = t.lane(); c < channels; c += warp_lanes) {
       float const size = from[c] < 0 ? -from[c] : from[c];
-      most = most > size ? most : size;
+      most = larger(most, size);
     }
-    PITH_UNROLL for (int mask = 1; mask < warp_lanes; mask *= 2) {
-      float const other = t.shuffle_xor(most, mask);
-      most = most > other ? most : other;
-    }
+    PITH_UNROLL for (int mask = 1; mask < warp_lanes; mask *= 2) most = larger(most, t.shuffle_xor(most, mask));
     float const power = power_below(most), inverse = 1.0f / power;
     for (int at = t.lane(); at < operand::units * steps * 4; at += warp_lanes) {
       int const quad = at % 4, k = at / 4 % steps, unit = at / 4 / steps, lane = 4 * (row % 8) + quad;
@@ -68,6 +74,7 @@ struct query_block {
         PITH_UNROLL for (int half = 0; half < 2; ++half) {
           int const c = operand::channel(unit, quad, 2 * k + i, half);
           x[i][half] = c < channels ? from[c] * inverse : 0.0f;
+          if constexpr (!centred) x[i][half] *= 1.0f / static_cast<float>(1 << operand::codes::place_of(2 * k + i));
         }
       if constexpr (folded) {
         store_word(block + folded_at(row / 8, unit, k, lane),
@@ -87,6 +94,19 @@ struct query_block {
         for (int c = t.lane(); c < Storage::group; c += warp_lanes) sum += from[group * Storage::group + c] * inverse;
         PITH_UNROLL for (int mask = 1; mask < warp_lanes; mask *= 2) sum += t.shuffle_xor(sum, mask);
         if (t.lane() == 0) store_word(block + sum_at(row / 8, group, row % 8), sum);
+      }
+    }
+    if constexpr (!centred) {
+      for (int group = 0; group < groups; ++group) {
+        float sum = 0;
+        for (int c = t.lane(); c < Storage::group; c += warp_lanes) {
+          int const channel = group * Storage::group + c, pair = channel % operand::codes::per_word % operand::pairs;
+          float const place = static_cast<float>(1 << operand::codes::place_of(pair));
+          std::uint32_t const rounded = two_f16(from[channel] * inverse * (1.0f / place), 0.0f);
+          sum += low_of<f16>(rounded) * operand::codes::middle_of(pair);
+        }
+        PITH_UNROLL for (int mask = 1; mask < warp_lanes; mask *= 2) sum += t.shuffle_xor(sum, mask);
+        if (t.lane() == 0) store_word(block + start_at(row / 8, group, row % 8), -sum);
       }
     }
     if (t.lane() == 0) store_word(block + factor_at(row), power * scale);

@@ -90,9 +90,6 @@ struct row_state {
       PITH_UNROLL for (int i = 0; i < 2; ++i)
         PITH_UNROLL for (int mask = 4; mask < warp_lanes; mask *= 2) total[n][i] += t.shuffle_xor(total[n][i], mask);
   }
-
- private:
-  PITH_HD static float larger(float a, float b) { return a > b ? a : b; }
 };
 
 }  // namespace pith::device

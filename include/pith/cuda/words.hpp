@@ -117,6 +117,15 @@ PITH_HD inline std::uint32_t fma_f16(std::uint32_t a, std::uint32_t b, std::uint
 #endif
 }
 
+// The larger of two numbers, and the other one if one is NaN.
+PITH_HD inline float larger(float a, float b) noexcept {
+#if defined(__CUDA_ARCH__)
+  return fmaxf(a, b);
+#else
+  return __builtin_fmaxf(a, b);
+#endif
+}
+
 // 2^x, within 2 units in the last place of the result; 0 below 2^-126.
 PITH_HD inline float exp2_fast(float x) noexcept {
 #if defined(__CUDA_ARCH__)
