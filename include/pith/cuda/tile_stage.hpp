@@ -53,6 +53,7 @@ struct tile_stage {
       return 0;
   }();
 
+  static constexpr int key_period = for_dot || per_word >= 8 ? 4 : 32 / per_word;  // rows
   PITH_HD static constexpr int key_of(int row) noexcept { return (for_dot || per_word >= 8 ? row : row * per_word / 8) & 3; }
   PITH_HD static constexpr int place(int row, int granule) noexcept { return row * pitch + 16 * (granule ^ (2 * key_of(row))); }
 
@@ -60,11 +61,18 @@ struct tile_stage {
   // belong to the callers' open groups.
   template <int Threads, class Thread>
   PITH_HD static void start(Thread& t, int self, std::byte* stage, std::byte const* tile, int block) {
-    std::byte const* const codes = tile + block * layout::bytes;
-    constexpr int count = rows * granules;
-    PITH_UNROLL for (int first = 0; first < count; first += Threads) {
-      int const at = first + self;
-      if (count % Threads == 0 || at < count) t.copy16(stage + place(at / granules, at % granules), codes + 16 * at);
+    constexpr int count = rows * granules, rows_at_once = Threads % granules == 0 ? Threads / granules : 0;
+    std::byte const* const codes = tile + block * layout::bytes + 16 * self;
+    if constexpr (rows_at_once > 0 && rows_at_once % key_period == 0) {  // the place only moves down
+      std::byte* const to = stage + place(self / granules, self % granules);
+      PITH_UNROLL for (int first = 0; first < count; first += Threads)
+        if (count % Threads == 0 || first + self < count) t.copy16(to + first / granules * pitch, codes + 16 * first);
+    } else {
+      PITH_UNROLL for (int first = 0; first < count; first += Threads) {
+        int const row = rows_at_once > 0 ? first / granules + self / granules : (first + self) / granules;
+        int const granule = rows_at_once > 0 ? self % granules : (first + self) % granules;
+        if (count % Threads == 0 || first + self < count) t.copy16(stage + place(row, granule), codes + 16 * first);
+      }
     }
     if constexpr (is_integer) {
       constexpr int parameters = parameter_bytes / 16;
