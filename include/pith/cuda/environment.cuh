@@ -32,18 +32,23 @@ __global__ void __launch_bounds__(Kernel::threads, min_blocks_of<Kernel>) run_ke
   kernel(thread);
 }
 
+// The first broken rule speaks alone; true if there is none.
 template <class Kernel>
 consteval bool check_kernel() {
-  if constexpr (!std::is_trivially_copyable_v<Kernel>) {
-    static_assert(std::is_trivially_copyable_v<Kernel>,
-                  "[pith] launch(kernel, grid): a kernel is copied to the device as bytes. Fix: pointers and numbers only.");
+  constexpr bool is_bytes = std::is_trivially_copyable_v<Kernel>;
+  if constexpr (!is_bytes) {
+    static_assert(is_bytes,
+                  "[pith] launch(kernel, grid): a kernel is copied to the device as bytes. Fix: members that are pointers and numbers.");
     return false;
-  } else if constexpr (Kernel::threads <= 0 || Kernel::threads > 1024 || Kernel::threads % warp_lanes != 0) {
-    static_assert(Kernel::threads % warp_lanes != 0 && Kernel::threads <= 1024,
-                  "[pith] launch(kernel, grid): threads is a multiple of 32 up to 1024. Fix: static constexpr int threads = 128;");
+  } else if constexpr (!requires { Kernel::threads; }) {
+    static_assert(!is_bytes,
+                  "[pith] launch(kernel, grid): a kernel says how many threads a block has. Fix: static constexpr int threads = 128;");
     return false;
   } else {
-    return true;
+    constexpr bool whole_warps = Kernel::threads > 0 && Kernel::threads <= 1024 && Kernel::threads % warp_lanes == 0;
+    static_assert(whole_warps,
+                  "[pith] launch(kernel, grid): threads is a multiple of 32, at most 1024. Fix: static constexpr int threads = 128;");
+    return whole_warps;
   }
 }
 
@@ -80,17 +85,11 @@ class cuda_environment {
   //         device_error  the runtime refused it, or an earlier kernel failed
   template <class Kernel>
   status launch(Kernel const& kernel, device::grid const& grid) const noexcept {
-    static_assert(device::check_kernel<Kernel>());
-    if (grid.x <= 0 || grid.x > 0x7fffffff) return {errc::out_of_range, grid.x};
-    if (grid.y <= 0 || grid.y > 65535) return {errc::out_of_range, grid.y};
-    if (grid.z <= 0 || grid.z > 65535) return {errc::out_of_range, grid.z};
-    if (grid.shared_bytes < 0 || grid.shared_bytes > most_shared_) return {errc::out_of_range, grid.shared_bytes};
-    if (grid.shared_bytes > unasked_shared_bytes)
-      if (status const s = allow_shared<Kernel>(); !s) return s;
-    dim3 const blocks(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z));
-    void* arguments[] = {const_cast<Kernel*>(&kernel)};
-    return device_status(cudaLaunchKernel(reinterpret_cast<void const*>(&device::run_kernel<Kernel>), blocks, dim3(Kernel::threads),
-                                          arguments, static_cast<std::size_t>(grid.shared_bytes), stream_));
+    if constexpr (device::check_kernel<Kernel>()) {
+      return launch_checked(kernel, grid);
+    } else {
+      return {errc::unsupported, 0};
+    }
   }
 
   // errors  out_of_range  bytes < 0; `at` is bytes
@@ -114,6 +113,20 @@ class cuda_environment {
 
   cuda_environment(cudaStream_t stream, device_allocation memory, int device, int multiprocessors, int most_shared) noexcept
       : stream_(stream), memory_(std::move(memory)), device_(device), multiprocessors_(multiprocessors), most_shared_(most_shared) {}
+
+  template <class Kernel>
+  status launch_checked(Kernel const& kernel, device::grid const& grid) const noexcept {
+    if (grid.x <= 0 || grid.x > 0x7fffffff) return {errc::out_of_range, grid.x};
+    if (grid.y <= 0 || grid.y > 65535) return {errc::out_of_range, grid.y};
+    if (grid.z <= 0 || grid.z > 65535) return {errc::out_of_range, grid.z};
+    if (grid.shared_bytes < 0 || grid.shared_bytes > most_shared_) return {errc::out_of_range, grid.shared_bytes};
+    if (grid.shared_bytes > unasked_shared_bytes)
+      if (status const s = allow_shared<Kernel>(); !s) return s;
+    dim3 const blocks(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z));
+    void* arguments[] = {const_cast<Kernel*>(&kernel)};
+    return device_status(cudaLaunchKernel(reinterpret_cast<void const*>(&device::run_kernel<Kernel>), blocks, dim3(Kernel::threads),
+                                          arguments, static_cast<std::size_t>(grid.shared_bytes), stream_));
+  }
 
   // Once for each kernel and device (of more than 64 devices, each time): the limit of the kernel becomes that of the device.
   template <class Kernel>
