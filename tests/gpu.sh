@@ -8,7 +8,7 @@
 #   PITH_JOBS=N                compile with N jobs (default: one a processor)
 #   PITH_LIMIT=SECONDS         at most so long a step (default: 300)
 #
-# Exit status 0: all passed. 1: some failed. 77: there is no GPU, or no nvcc to build with; nothing was run.
+# Exit status 0: all passed. 1: some failed. 77: there is no GPU from sm_80 on, or no nvcc or CMake to build with; nothing was run.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 build=$(realpath -m "${PITH_BUILD_DIR:-build}-gpu")
@@ -62,6 +62,10 @@ finish() {
 
 # The first GPU's own architecture, with its own instructions from sm_90 on.
 architecture=$(head -1 <<<"$gpus" | sed 's/.*, *\([0-9]*\)\.\([0-9]*\), .*/\1\2/')
+if [ "$architecture" -lt 80 ]; then
+  echo "NOT RUN: everything (the first GPU is sm_$architecture; device code needs sm_80)"
+  exit 77
+fi
 [ "$architecture" -lt 90 ] || architecture=${architecture}a
 mkdir -p "$build"
 step "configure for sm_$architecture" cmake -S tests/cuda/device -B "$build" -DCMAKE_CUDA_COMPILER="$nvcc" \

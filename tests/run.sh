@@ -71,7 +71,7 @@ fi
 for flag in avx512f avx512_vnni avx512_bf16; do
   grep -qw "$flag" /proc/cpuinfo 2>/dev/null || not_run+=("kernels that use $flag (this processor does not have it)")
 done
-command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 || not_run+=("device kernels (no GPU here)")
+command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 || not_run+=("device kernels and their benchmarks (no GPU here; tests/gpu.sh runs them)")
 
 echo
 echo "=== summary, after $SECONDS s"

@@ -196,7 +196,7 @@ TEST_CASE("emulator: shuffles, votes and transposes stay in the warp", "[cuda][e
   for (std::uint64_t seed = 0; seed < 8; ++seed) {
     std::vector<std::uint32_t> out(64 * 6);
     std::uint64_t word = 0;
-    emulated_block(64, 0).run(collectives{out.data(), &word}, 0, 0, 0, seed);
+    emulated_block(collectives::threads, 0).run(collectives{out.data(), &word}, 0, 0, 0, seed);
     for (std::uint32_t i = 0; i < 64; ++i) {
       std::uint32_t const lane = i % 32, warp = i / 32, g = lane / 4, t = lane % 4;
       std::uint32_t const* const at = &out[6 * i];

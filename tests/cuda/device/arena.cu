@@ -69,14 +69,24 @@ DEVICE_CASE("arena: reserved_arena grows and shrinks where it is, and keeps its 
   test.need(arena.grow(4 * step), "grow again");
   fill_bytes(test, data, 2 * step, 4 * step);
   test.check(wrong_words(test, data, 4 * step) == 0, "contents after growing again");
-  // More than the device has: said, and undone.
-  pith::status const refused = arena.grow(static_cast<std::int64_t>(total) + (std::int64_t{1} << 30));
-  test.check(refused.code == pith::errc::out_of_memory && arena.bytes() == 4 * step, "%s", pith::message(refused.code));
-  test.check(wrong_words(test, data, 4 * step) == 0, "contents after a refusal");
   test.need(arena.shrink(0), "empty");
   test.need(cudaMemGetInfo(&free_after, &total), "memory");
   test.check(free_after + (64 << 20) > free_before, "%lld bytes are gone",
              static_cast<long long>(free_before) - static_cast<long long>(free_after));
+}
+
+DEVICE_CASE("arena: reserved_arena says where memory runs out, and gives back what it took on the way") {
+  std::size_t free = 0, total = 0;
+  test.need(cudaMemGetInfo(&free, &total), "memory");
+  std::int64_t const step = static_cast<std::int64_t>(total / 5 * 2);  // the third does not fit, whatever is free
+  auto made = pith::make_reserved_arena(4 * step, step);
+  if (!made && made.error().code == pith::errc::unsupported) return test.not_run("no virtual memory calls");
+  if (!test.need(made.error(), "make")) return;
+  pith::status const refused = made.value().grow(3 * step);
+  test.check(refused.code == pith::errc::out_of_memory && made.value().bytes() == 0, "%s", pith::message(refused.code));
+  std::size_t after = 0;
+  test.need(cudaMemGetInfo(&after, &total), "memory");
+  test.check(after + (64 << 20) > free, "%lld bytes are gone", static_cast<long long>(free) - static_cast<long long>(after));
 }
 
 DEVICE_CASE("arena: block_pool hands out blocks of a reserved range") {
