@@ -102,9 +102,28 @@ struct float8_tile {
       }
   }
 
- private:
-  static constexpr int step = along_tokens ? Channels : 1;   // elements between neighbours of a group
   static constexpr float tiny = 0x1p-100f, huge = 0x1p125f;  // as in integer_tile
+
+  // Of a group whose finite numbers lie between these two; 0 and 0 if it has none.
+  PITH_HD static constexpr parameters fit_range(float smallest, float largest_seen) noexcept {
+    parameters p{};
+    p.smallest = clamp(smallest, -huge, huge);
+    p.largest = clamp(largest_seen, -huge, huge);
+    float const size = p.largest > -p.smallest ? p.largest : -p.smallest;
+    if (!(size > tiny)) return p;
+    float scale = 0;
+    if constexpr (std::is_same_v<Scale, e8m0>)
+      scale = to_float(from_float<e8m0>(size)) * (1.0f / to_float(from_float<e8m0>(T::largest)));  // powers of two, exact
+    else
+      scale = to_float(from_float_saturated<Scale>(div_rn(size, T::largest)));
+    if (!(scale > tiny)) return p;
+    p.scale = scale;
+    p.inverse = div_rn(1.0f, scale);
+    return p;
+  }
+
+ private:
+  static constexpr int step = along_tokens ? Channels : 1;  // elements between neighbours of a group
 
   PITH_HD static constexpr std::int64_t group_at(int g, int lane) noexcept {
     return along_tokens ? static_cast<std::int64_t>(g) * group * Channels + lane : static_cast<std::int64_t>(lane) * Channels + g * group;
@@ -120,19 +139,7 @@ struct float8_tile {
       p.largest = !any || x > p.largest ? x : p.largest;
       any = true;
     }
-    p.smallest = clamp(p.smallest, -huge, huge);
-    p.largest = clamp(p.largest, -huge, huge);
-    float const size = p.largest > -p.smallest ? p.largest : -p.smallest;
-    if (!(size > tiny)) return p;
-    float scale = 0;
-    if constexpr (std::is_same_v<Scale, e8m0>)
-      scale = to_float(from_float<e8m0>(size)) * (1.0f / to_float(from_float<e8m0>(T::largest)));  // powers of two, exact
-    else
-      scale = to_float(from_float_saturated<Scale>(div_rn(size, T::largest)));
-    if (!(scale > tiny)) return p;
-    p.scale = scale;
-    p.inverse = div_rn(1.0f, scale);
-    return p;
+    return fit_range(p.smallest, p.largest);
   }
 
   PITH_HD static constexpr float scaled_down(float x, parameters const& p) noexcept {
