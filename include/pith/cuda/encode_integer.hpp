@@ -264,6 +264,9 @@ struct grouped_encoder {
     }
   }
 
+  // What the fields of a word hold above their codes.
+  static constexpr std::uint32_t above_word = code::above * (layout::per_word == 4 ? 0x01010101u : layout::per_word == 8 ? 0x11111111u : 0x55555555u);
+
   // Parameters either belong to a lane or differ along the packed axis.
   static constexpr bool by_lane = Leaf::along_tokens == (Leaf::used_for == use::mix);
 
@@ -276,7 +279,7 @@ struct grouped_encoder {
       int const word = unit * unit_words + w;
       if (layout::packed % unit_codes != 0 && word >= layout::words) continue;
       std::uint32_t sum[width];
-      PITH_UNROLL for (int j = 0; j < width; ++j) sum[j] = layout::planes == 1 ? 0u - sum_above() : 0u;
+      PITH_UNROLL for (int j = 0; j < width; ++j) sum[j] = layout::planes == 1 ? 0u - above_word : 0u;
       PITH_UNROLL for (int f = 0; f < layout::per_word; f += 4) {
         int const local = w * layout::per_word + f, packed = unit * unit_codes + local;
         int const token = Leaf::used_for == use::dot ? lane : packed, channel = Leaf::used_for == use::dot ? packed : lane;
@@ -311,11 +314,6 @@ struct grouped_encoder {
         if (layout::packed % unit_codes == 0 || unit * unit_codes + w * length < layout::packed)
           store(out + 4ll * ((layout::words_before(plane) + unit * (unit_codes / length) + w) * layout::lanes + lane), high[plane - 1][w]);
     }
-  }
-  static constexpr std::uint32_t sum_above() {
-    std::uint32_t sum = 0;
-    for (int i = 0; i < layout::per_word; ++i) sum += code::above << (layout::plane_bits * i);
-    return sum;
   }
   PITH_HD static void fetch(float const* from, float (&to)[4]) {
     if constexpr (by_lane && lanes_at_once == 1) {

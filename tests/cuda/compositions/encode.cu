@@ -4,7 +4,7 @@
 #include "pith/cuda/device_thread.cuh"
 #include "pith/cuda/encode.hpp"
 
-namespace {
+namespace compositions {
 
 using pith::bf16;
 using pith::use;
@@ -25,7 +25,7 @@ using kivi_values = pith::int4<pith::per_token<64>>::bind<128, 64, use::mix>;
 using rotated_keys = pith::pipe<pith::hadamard<128>, pith::int4<pith::per_token<64>>>::bind<128, 64, use::dot>;
 using small_values = pith::int3<pith::per_token<32>, pith::zero::none>::bind<128, 64, use::mix>;
 
-}  // namespace
+
 
 template __global__ void start(encode_rows<kivi_keys>);
 template __global__ void start(encode_rows<kivi_values>);
@@ -33,3 +33,5 @@ template __global__ void start(encode_rows<rotated_keys>);
 template __global__ void start(encode_rows<small_values>);
 template __global__ void start(decode_rows<kivi_keys>);
 template __global__ void start(decode_rows<rotated_keys>);
+
+}  // namespace compositions
