@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Raw, float8 and transformed tiles on the device; lists of jobs, staged rows, and what is refused.
+// Raw, float8 and transformed tiles on the device.
 #include "pith/codec/block_float.hpp"
 #include "pith/codec/hadamard.hpp"
 #include "tests/cuda/encode_support.hpp"

@@ -44,6 +44,14 @@ PITH_HD constexpr float to_float(float x) noexcept { return x; }
 PITH_HD constexpr float to_float(bf16 x) noexcept { return bits_float(static_cast<std::uint32_t>(x.bits) << 16); }
 PITH_HD constexpr float to_float(e8m0 x) noexcept { return bits_float(static_cast<std::uint32_t>(x.bits) << 23); }
 PITH_HD constexpr float to_float(f16 x) noexcept {
+#if defined(__CUDA_ARCH__)
+  if (!__builtin_is_constant_evaluated() && (x.bits & 0x7fffu) <= 0x7c00u) {  // the device's conversion, but it drops a NaN's payload
+    float out = 0;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(out) : "h"(x.bits));
+    return out;
+  }
+  if (!__builtin_is_constant_evaluated()) return bits_float((x.bits & 0x8000u) << 16 | 0x7fc00000u | (x.bits & 0x3ffu) << 13);
+#endif
   std::uint32_t const sign = static_cast<std::uint32_t>(x.bits & 0x8000u) << 16;
   std::uint32_t const exponent = (x.bits >> 10) & 0x1fu;
   std::uint32_t mantissa = x.bits & 0x3ffu;
@@ -75,6 +83,14 @@ PITH_HD constexpr bf16 from_float<bf16>(float x) noexcept {
 
 template <>
 PITH_HD constexpr f16 from_float<f16>(float x) noexcept {
+#if defined(__CUDA_ARCH__)
+  if (!__builtin_is_constant_evaluated()) {
+    std::uint16_t out = 0;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(out) : "f"(x));
+    std::uint32_t const all = float_bits(x);
+    return f16{is_nan(x) ? static_cast<std::uint16_t>((all >> 16 & 0x8000u) | 0x7e00u | (all >> 13 & 0x3ffu)) : out};
+  }
+#endif
   std::uint32_t const bits = float_bits(x);
   std::uint16_t const sign = static_cast<std::uint16_t>((bits >> 16) & 0x8000u);
   std::uint32_t const magnitude = bits & 0x7fffffffu;

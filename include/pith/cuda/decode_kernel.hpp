@@ -91,7 +91,7 @@ struct leaf_decoder {
   static constexpr int runs = layout::packed / run;
 
   PITH_HD static void rows(int thread, std::byte const* in, int chunk, float* shared) {
-    for (int i = thread; i < layout::lanes * runs * blocks; i += threads) {
+    for_each_item<layout::lanes * runs * blocks, threads>(thread, [&](int i) {
       int const lane = i % layout::lanes, packed = i / layout::lanes % runs * run, b = i / layout::lanes / runs;
       std::byte const* const words = in + (chunk * blocks + b) * layout::bytes;
       std::uint32_t const word = load_word<std::uint32_t>(words + 4ll * (packed / layout::per_word * layout::lanes + lane));
@@ -114,7 +114,7 @@ struct leaf_decoder {
         }
         shared[token * pitch + channel] = number::of(u, scale, low);
       }
-    }
+    });
   }
 };
 
@@ -133,7 +133,7 @@ struct decode_kernel {
     std::byte const* const in = jobs.from(tile);
     if (in == nullptr) return;
     auto const to = jobs.to(tile);
-    int const thread = t.warp() * warp_lanes + t.lane();
+    int const thread = tile_thread(t);
     float* const shared = reinterpret_cast<float*>(t.shared());
     constexpr int tokens = decoder::tokens, pitch = decoder::pitch;
     for (int chunk = 0; chunk < Tile::tokens / tokens; ++chunk) {
@@ -144,8 +144,7 @@ struct decode_kernel {
         restore_rows<Tile, threads>(t, shared, pitch, tokens, jobs.state(tile));
         t.sync();
       }
-      to.template write<Tile::channels, threads>(thread, chunk * tokens, tokens,
-                                                 [&](int token, int c) { return load_quad(shared + token * pitch + c); });
+      to.template write<Tile::channels, tokens, threads>(thread, chunk * tokens, [&](int token, int c) { return load_quad(shared + token * pitch + c); });
     }
   }
 };

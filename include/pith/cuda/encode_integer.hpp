@@ -21,6 +21,11 @@ namespace pith::device {
 
 inline constexpr int tile_threads = 128;  // of a block that encodes or decodes a tile
 
+template <class Thread>
+PITH_HD inline int tile_thread(Thread& t) {
+  return static_cast<int>(static_cast<unsigned>(t.warp() * warp_lanes + t.lane()) % tile_threads);  // so that it is seen not to be negative
+}
+
 // Distance of rows of a tile in shared memory, in floats.
 template <int Channels>
 inline constexpr int shared_pitch = Channels + 4;
@@ -193,7 +198,7 @@ struct grouped_encoder {
   PITH_HD static void ranges(int thread, float* shared, int chunk) {
     if constexpr (Leaf::along_tokens) {
       constexpr int run = span / parts;
-      for (int i = thread; i < items * parts; i += threads) {
+      for_each_item<items * parts, threads>(thread, [&](int i) {
         int const c = i % quads * 4, part = i / quads % parts, g = i / quads / parts;
         float const* const first = shared + (g * span + part * run) * pitch + c;
         quad x = load_quad(first);
@@ -204,10 +209,10 @@ struct grouped_encoder {
           PITH_UNROLL for (int j = 0; j < 4; ++j) r[j].add(x.at[j]);
         }
         PITH_UNROLL for (int j = 0; j < 4; ++j) put(r[j], shared, part, g * channels + c + j, chunk > 0);
-      }
+      });
     } else {
       constexpr int run = group / parts;
-      for (int i = thread; i < items * parts; i += threads) {
+      for_each_item<items * parts, threads>(thread, [&](int i) {
         int const token = i % block_tokens, part = i / block_tokens % parts, g = i / block_tokens / parts;
         float const* const first = shared + token * pitch + g * group + part * run;
         range<Exact> r = empty<Exact>(*first);
@@ -216,13 +221,13 @@ struct grouped_encoder {
           PITH_UNROLL for (int j = 0; j < 4; ++j) r.add(x.at[j]);
         }
         put(r, shared, part, g * block_tokens + token, false);
-      }
+      });
     }
   }
 
   // Leaves the finite range of each group, cut to what the codec keeps, in the first part's place.
   PITH_HD static void fit(int thread, float* shared, std::byte* out) {
-    for (int i = thread; i < parameters; i += threads) {
+    for_each_item<parameters, threads>(thread, [&](int i) {
       float least = shared[least_at + i], most = shared[most_at + i];
       PITH_UNROLL for (int part = 1; part < parts; ++part) {
         float const l = shared[least_at + part * parameters + i], m = shared[most_at + part * parameters + i];
@@ -236,7 +241,7 @@ struct grouped_encoder {
       shared[least_at + i] = p.smallest;
       shared[most_at + i] = p.largest;
       code::write(out, i, p);
-    }
+    });
   }
 
   PITH_HD static void cut(int thread, float* shared, int chunk) {
@@ -257,11 +262,11 @@ struct grouped_encoder {
 
   PITH_HD static void codes(int thread, float const* shared, int chunk, std::byte* out) {
     constexpr int lane_items = layout::lanes / lanes_at_once;
-    for (int i = thread; i < lane_items * units * (tokens / block_tokens); i += threads) {
+    for_each_item<lane_items * units * (tokens / block_tokens), threads>(thread, [&](int i) {
       int const lane = i % lane_items * lanes_at_once, unit = i / lane_items % units, block = i / lane_items / units;
       encode_unit(shared, chunk * (tokens / block_tokens) + block, block * block_tokens, unit, lane,
                   out + (chunk * (tokens / block_tokens) + block) * layout::bytes);
-    }
+    });
   }
 
   // What the fields of a word hold above their codes.

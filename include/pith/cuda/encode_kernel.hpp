@@ -51,15 +51,15 @@ struct plain_encoder {
     load(0);
     constexpr int per_word = 32 / Bits, words = 4 / per_word;  // of four packed numbers
     if constexpr (Leaf::used_for == use::dot) {
-      for (int i = thread; i < tokens * channels / 4; i += threads) {
+      for_each_item<tokens * channels / 4, threads>(thread, [&](int i) {
         int const token = i % tokens, c = i / tokens * 4;
         quad const x = load_quad(shared + token * pitch + c);
         std::uint32_t word[words] = {};
         PITH_UNROLL for (int k = 0; k < 4; ++k) word[k / per_word] |= Number::bits(x.at[k]) << (Bits * (k % per_word) % 32);
         PITH_UNROLL for (int w = 0; w < words; ++w) store_word(out + 4ll * ((c / per_word + w) * tokens + token), word[w]);
-      }
+      });
     } else {
-      for (int i = thread; i < tokens / per_word * (channels / 4); i += threads) {
+      for_each_item<tokens / per_word * (channels / 4), threads>(thread, [&](int i) {
         int const c = i % (channels / 4) * 4, row = i / (channels / 4);
         word4 word = {};
         PITH_UNROLL for (int k = 0; k < per_word; ++k) {
@@ -67,7 +67,7 @@ struct plain_encoder {
           PITH_UNROLL for (int j = 0; j < 4; ++j) word.at[j] |= Number::bits(x.at[j]) << (Bits * k % 32);
         }
         store_word(out + 4ll * (row * channels + c), word);
-      }
+      });
     }
     for (std::int64_t i = layout::bytes + thread; i < Leaf::bytes; i += threads) out[i] = std::byte{0};
   }
@@ -123,12 +123,11 @@ struct encode_kernel {
     std::byte* const out = jobs.to(tile);
     if (out == nullptr) return;
     auto const from = jobs.from(tile);
-    int const thread = t.warp() * warp_lanes + t.lane();
+    int const thread = tile_thread(t);
     float* const shared = reinterpret_cast<float*>(t.shared());
     constexpr int tokens = chunk_tokens<leaf>, pitch = shared_pitch<Tile::channels>;
     auto const load = [&](int first) {
-      from.template read<Tile::channels, threads>(thread, first, tokens,
-                                                  [&](int token, int c, quad const& x) { store_quad(shared + token * pitch + c, x); });
+      from.template read<Tile::channels, tokens, threads>(thread, first, [&](int token, int c, quad const& x) { store_quad(shared + token * pitch + c, x); });
       t.sync();
       if constexpr (is_transformed<Tile>) {
         transform_rows<Tile, threads>(t, shared, pitch, tokens, jobs.state(tile));

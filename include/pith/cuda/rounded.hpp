@@ -87,12 +87,8 @@ PITH_HD inline float number_of(std::uint32_t bits) noexcept {
     return bits_float(bits);
   else if constexpr (__is_same(T, bf16))
     return bits_float(bits << 16);
-  else {
-#if defined(__CUDA_ARCH__)
-    if ((bits & 0x7fffu) <= 0x7c00u) return float_of_f16(bits);
-#endif
+  else
     return to_float(f16{static_cast<std::uint16_t>(bits)});
-  }
 }
 
 // Four numbers of a row in storage order.
@@ -107,13 +103,29 @@ template <storage_scalar T>
 PITH_HD inline quad unpack_quad(word4 const& w) noexcept {
   return {{bits_float(w.at[0]), bits_float(w.at[1]), bits_float(w.at[2]), bits_float(w.at[3])}};
 }
-// The bits of a number as T stores it.
+// The bits of a number as T stores it, as from_float() rounds it.
 template <storage_scalar T>
 PITH_HD inline std::uint32_t stored_bits(float x) noexcept {
   if constexpr (sizeof(T) == 4)
     return float_bits(x);
   else
     return from_float<T>(x).bits;
+}
+// Two of them in a word. The device's conversion of two drops a NaN's payload.
+template <storage_scalar T>
+  requires(sizeof(T) == 2)
+PITH_HD inline std::uint32_t stored_pair(float low, float high) noexcept {
+  if (is_nan(low) || is_nan(high)) return stored_bits<T>(low) | stored_bits<T>(high) << 16;
+  return two_of<T>(low, high);
+}
+
+// f(i) for i = thread, thread + Threads, ... below Count: as many rounds for every thread as the compiler can see.
+template <int Count, int Threads, class F>
+PITH_HD inline void for_each_item(int thread, F const& f) {
+  for (int round = 0; round < (Count + Threads - 1) / Threads; ++round) {
+    int const i = thread + round * Threads;
+    if (Count % Threads == 0 || i < Count) f(i);
+  }
 }
 
 }  // namespace pith::device

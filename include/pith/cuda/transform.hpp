@@ -99,7 +99,7 @@ template <>
 struct warp_transform<permute> {
   template <int Channels, class Thread, class Admit>
   PITH_HD static void apply(Thread& t, float* row, Admit const& admit, permutation<Channels> const& p) {
-    float x[held_by_lane<Channels>];
+    float x[held_by_lane<Channels>] = {};
     for_each_of_lane<Channels>(t.lane(), [&](int k, int c) { x[k] = admit(row[p.order[c]]); });
     t.sync_warp();
     for_each_of_lane<Channels>(t.lane(), [&](int k, int c) { row[c] = x[k]; });
@@ -107,7 +107,7 @@ struct warp_transform<permute> {
   }
   template <int Channels, class Thread>
   PITH_HD static void undo(Thread& t, float* row, permutation<Channels> const& p) {
-    float x[held_by_lane<Channels>];
+    float x[held_by_lane<Channels>] = {};
     for_each_of_lane<Channels>(t.lane(), [&](int k, int c) { x[k] = row[c]; });
     t.sync_warp();
     for_each_of_lane<Channels>(t.lane(), [&](int k, int c) { row[p.order[c]] = x[k]; });
