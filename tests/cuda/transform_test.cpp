@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A warp transforms rows in shared memory to the very numbers of the transforms' own functions.
+// A warp, or a block, transforms rows in shared memory to the very numbers of the transforms' own functions.
 #include <cstring>
 #include <vector>
 
@@ -8,7 +8,7 @@
 #include "pith/codec/hadamard.hpp"
 #include "pith/codec/integer.hpp"
 #include "pith/codec/raw.hpp"
-#include "pith/cuda/transform.hpp"
+#include "pith/cuda/transform_rows.hpp"
 #include "support/catch.hpp"
 #include "tests/cuda/emulated_environment.hpp"
 
@@ -32,7 +32,7 @@ struct reverse {
   }
 };
 
-enum class what { row, restored, query, output };
+enum class what { row, restored, query, output, rows, rows_restored };
 
 constexpr int rows_at_once = 5;
 
@@ -51,9 +51,11 @@ struct transform_kernel {
       shared[i / Tile::channels * pitch + i % Tile::channels] = rows[i];
     t.sync();
     namespace d = pith::device;
-    if (kind == what::row) d::transform_rows<Tile, threads>(t, shared, pitch, rows_at_once, *state);
-    if (kind == what::restored) d::restore_rows<Tile, threads>(t, shared, pitch, rows_at_once, *state);
+    if (kind == what::rows) d::transform_rows<Tile, rows_at_once, threads>(t, t.warp() * 32 + t.lane(), shared, pitch, *state);
+    if (kind == what::rows_restored) d::restore_rows<Tile, rows_at_once, threads>(t, t.warp() * 32 + t.lane(), shared, pitch, *state);
     for (int r = t.warp(); r < rows_at_once; r += threads / 32) {
+      if (kind == what::row) d::transform_row<Tile>(t, shared + r * pitch, *state);
+      if (kind == what::restored) d::restore_row<Tile>(t, shared + r * pitch, *state);
       if (kind == what::query) d::transform_query<Tile>(t, shared + r * pitch, *state);
       if (kind == what::output) d::restore_output<Tile>(t, shared + r * pitch, *state);
     }
@@ -72,11 +74,11 @@ void expect(what kind, float* row, pith::state_of<Tile> const& state) {
       else
         return pith::no_state{};
     };
-    if (kind == what::row) {
+    if (kind == what::row || kind == what::rows) {
       for (int c = 0; c < Tile::channels; ++c) row[c] = Tile::admitted(row[c]);
       Tile::transform_row(row, state);
       expect<typename Tile::inner>(kind, row, inner());
-    } else if (kind == what::restored) {
+    } else if (kind == what::restored || kind == what::rows_restored) {
       expect<typename Tile::inner>(kind, row, inner());
       Tile::restore_row(row, state);
     } else if (kind == what::query) {
@@ -92,11 +94,12 @@ void check(char const* name) {
   INFO(name);
   auto const& state = pith_test::sample_state<Tile>();
   for (auto const& x : pith_test::hard_inputs(rows_at_once, Tile::channels, 7))
-    for (what kind : {what::row, what::restored, what::query, what::output}) {
+    for (what kind : {what::row, what::restored, what::query, what::output, what::rows, what::rows_restored}) {
       INFO(x.name << ", " << static_cast<int>(kind));
-      if (kind != what::row && x.name == "largest floats") continue;  // infinities, whose differences are NaN
+      bool const saturates = kind == what::row || kind == what::rows;
+      if (!saturates && x.name == "largest floats") continue;  // infinities, whose differences are NaN
       std::vector<float> rows = x.rows, expected = x.rows;
-      if (kind == what::row) rows[3] = expected[3] = pith::bits_float(0x7f800000u), rows[9] = expected[9] = pith::bits_float(0x7fc00000u);
+      if (saturates) rows[3] = expected[3] = pith::bits_float(0x7f800000u), rows[9] = expected[9] = pith::bits_float(0x7fc00000u);
       for (int r = 0; r < rows_at_once; ++r) expect<Tile>(kind, expected.data() + r * Tile::channels, state);
       pith_test::emulated_environment const env;
       transform_kernel<Tile> const kernel{kind, rows.data(), &state};

@@ -141,7 +141,7 @@ struct decode_kernel {
       decoder::rows(thread, in, chunk, shared);
       t.sync();
       if constexpr (is_transformed<Tile>) {
-        restore_rows<Tile, threads>(t, shared, pitch, tokens, jobs.state(tile));
+        restore_rows<Tile, tokens, threads>(t, thread, shared, pitch, jobs.state(tile));
         t.sync();
       }
       to.template write<Tile::channels, tokens, threads>(thread, chunk * tokens, [&](int token, int c) { return load_quad(shared + token * pitch + c); });

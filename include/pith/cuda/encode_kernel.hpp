@@ -16,7 +16,7 @@
 #include "pith/codec/raw.hpp"
 #include "pith/cuda/encode_integer.hpp"
 #include "pith/cuda/rows.hpp"
-#include "pith/cuda/transform.hpp"
+#include "pith/cuda/transform_rows.hpp"
 
 namespace pith::device {
 
@@ -130,7 +130,7 @@ struct encode_kernel {
       from.template read<Tile::channels, tokens, threads>(thread, first, [&](int token, int c, quad const& x) { store_quad(shared + token * pitch + c, x); });
       t.sync();
       if constexpr (is_transformed<Tile>) {
-        transform_rows<Tile, threads>(t, shared, pitch, tokens, jobs.state(tile));
+        transform_rows<Tile, tokens, threads>(t, thread, shared, pitch, jobs.state(tile));
         t.sync();
       }
     };

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Linear maps of rows in shared memory, one warp for each row, or a block for many: the numbers of the transforms' own functions, bit for bit.
+// Linear maps of rows in shared memory, one warp for each row: the numbers of the transforms' own functions, bit for bit.
 //
 //   transform_row<Tile>(t, row, state)      T x, as encode applies it (numbers that are not finite count as zero under saturation)
 //   restore_row<Tile>(t, row, state)        T^-1 y, after decoding
 //   transform_query<Tile>(t, row, state)    T^-t q
 //   restore_output<Tile>(t, row, state)     as restore_row: of sums of rows
-//   transform_rows, restore_rows            of `count` rows, `pitch` floats apart, by the block's warps in turn
 //
 // A row is Tile::channels floats. All lanes of a warp call together; the row is written and seen by the warp before the call, and is so
-// behind it. The functions for many rows leave the barriers of the block to the caller.
+// behind it. Many rows at once: transform_rows.hpp.
 //
 // order   a butterfly's sums are one fixed tree: lane l holds channels l, l + 32, ..., so that strides below 32 are shuffles and the others stay
 //         in a lane. rotate adds in double, where products are exact, in ascending order. Any other transform runs in one lane
@@ -212,17 +211,6 @@ PITH_HD inline void transform_query(Thread& t, float* row, [[maybe_unused]] stat
     });
     with_inner<Tile>(state, [&](auto const& inner) { transform_query<typename Tile::inner>(t, row, inner); });
   }
-}
-
-template <class Tile, int Threads, class Thread>
-PITH_HD inline void transform_rows(Thread& t, float* rows, int pitch, int count, state_of<Tile> const& state) {
-  if constexpr (is_transformed<Tile>)
-    for (int r = t.warp(); r < count; r += Threads / warp_lanes) transform_row<Tile>(t, rows + r * pitch, state);
-}
-template <class Tile, int Threads, class Thread>
-PITH_HD inline void restore_rows(Thread& t, float* rows, int pitch, int count, state_of<Tile> const& state) {
-  if constexpr (is_transformed<Tile>)
-    for (int r = t.warp(); r < count; r += Threads / warp_lanes) restore_row<Tile>(t, rows + r * pitch, state);
 }
 
 }  // namespace pith::device
