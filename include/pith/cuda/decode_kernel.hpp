@@ -9,12 +9,15 @@
 //   jobs.state(i)    the tile's calibrated numbers in device memory, or a no_state
 //
 // error  none beside the codec's; any bytes are accepted
-// cost   about 10 instructions for a number, of which 6 to 8 round to 16 bits
+// cost   4 bit, bf16 rows: about 8 instructions for a number
 #pragma once
 
 #include "pith/cuda/encode_kernel.hpp"
 
 namespace pith::device {
+
+// Of an integer below 2^23, exactly.
+PITH_HD inline float small_number(std::uint32_t u) noexcept { return bits_float(u | 0x4b000000u) - 8388608.0f; }
 
 // One stored number: from what a word holds and the group's scale and zero.
 template <class Leaf>
@@ -37,11 +40,13 @@ struct decoded_number<integer_tile<Bits, Group, Zero, Scale, Channels, PageToken
   }
   PITH_HD static float of(std::uint32_t u, float scale, float low) {
     if constexpr (Zero == zero::none)
-      return mul_rn(static_cast<float>(static_cast<int>(u) - tile::middle), scale);
-    else if constexpr (Zero == zero::real)
-      return tile::times_plus(static_cast<int>(u), scale, low);
+      return mul_rn(small_number(u) - static_cast<float>(tile::middle), scale);
+    else if constexpr (Zero == zero::integer)
+      return mul_rn(small_number(u) - low, scale);
+    else if constexpr (std::is_same_v<Scale, f16>)
+      return small_number(u) * scale + low;  // one rounding, fused or not: see times_plus()
     else
-      return mul_rn(static_cast<float>(static_cast<int>(u)) - low, scale);  // small integers: exact
+      return tile::times_plus(static_cast<int>(u), scale, low);
   }
 
   template <class S>
@@ -84,37 +89,87 @@ struct leaf_decoder {
   using number = decoded_number<Leaf>;
   static constexpr int channels = Leaf::channels, pitch = shared_pitch<channels>, threads = tile_threads, tokens = chunk_tokens<Leaf>;
   static constexpr int block = layout::tokens, blocks = tokens / block;
-  static constexpr std::int64_t shared_bytes = 4ll * tokens * pitch;
   static_assert(channels % 16 == 0, "[pith] decode on a device: channels are a multiple of 16. Fix: pad the rows.");
 
-  static constexpr int run = layout::per_word < 4 ? layout::per_word : 4;  // packed numbers taken at once
-  static constexpr int runs = layout::packed / run;
+  PITH_HD static constexpr int parameter_count() {
+    if constexpr (number::has_scale)
+      return Leaf::groups * Leaf::group_lanes;
+    else
+      return 0;
+  }
+  static constexpr int parameters = parameter_count();
+  static constexpr int scale_at = tokens * pitch, low_at = scale_at + parameters;
+  static constexpr std::int64_t shared_bytes = 4ll * (low_at + (number::has_low ? parameters : 0));
+
+  // The scales and zeros of all groups, as f32; a barrier follows.
+  PITH_HD static void load_parameters(int thread, std::byte const* in, float* shared) {
+    if constexpr (number::has_scale)
+      for_each_item<parameters, threads>(thread, [&](int i) {
+        shared[scale_at + i] = number::scale(in, i);
+        if constexpr (number::has_low) shared[low_at + i] = number::low(in, i);
+      });
+  }
 
   PITH_HD static void rows(int thread, std::byte const* in, int chunk, float* shared) {
-    for_each_item<layout::lanes * runs * blocks, threads>(thread, [&](int i) {
-      int const lane = i % layout::lanes, packed = i / layout::lanes % runs * run, b = i / layout::lanes / runs;
-      std::byte const* const words = in + (chunk * blocks + b) * layout::bytes;
-      std::uint32_t const word = load_word<std::uint32_t>(words + 4ll * (packed / layout::per_word * layout::lanes + lane));
-      std::uint32_t high[2] = {};
-      PITH_UNROLL for (int plane = 1; plane < layout::planes; ++plane)
-        high[plane - 1] = load_word<std::uint32_t>(
-            words + 4ll * ((layout::words_before(plane) + packed / (32 / layout::bits_of(plane))) * layout::lanes + lane));
-      PITH_UNROLL for (int k = 0; k < run; ++k) {
-        int const p = packed + k;
-        std::uint32_t u = word;
-        if constexpr (number::bits < 32) u = field<layout::plane_bits>(word, p % layout::per_word);
-        PITH_UNROLL for (int plane = 1; plane < layout::planes; ++plane)
-          u |= (high[plane - 1] >> layout::high_bit(p, plane) & ((1u << layout::bits_of(plane)) - 1u)) << layout::place_of(plane);
-        int const token = b * block + (Leaf::used_for == use::dot ? lane : p), channel = Leaf::used_for == use::dot ? p : lane;
-        float scale = 0, low = 0;
-        if constexpr (number::has_scale) {
-          auto const index = Leaf::parameter_index(chunk * tokens + token, channel);
-          scale = number::scale(in, index);
-          if constexpr (number::has_low) low = number::low(in, index);
-        }
-        shared[token * pitch + channel] = number::of(u, scale, low);
-      }
+    for_each_item<layout::lanes * layout::words * blocks, threads>(thread, [&](int i) {
+      int const lane = i % layout::lanes, word = i / layout::lanes % layout::words, b = i / layout::lanes / layout::words;
+      decode_word(in + (chunk * blocks + b) * layout::bytes, chunk * tokens + b * block, b * block, word, lane, shared);
     });
+  }
+
+ private:
+  static constexpr int run = layout::per_word < 4 ? layout::per_word : 4;  // numbers that are fetched and stored at once
+
+  // Parameters either belong to a lane or differ along the packed axis.
+  PITH_HD static constexpr bool by_lane() {
+    if constexpr (number::has_scale)
+      return Leaf::along_tokens == (Leaf::used_for == use::mix);
+    else
+      return true;
+  }
+
+  // The numbers of a word of the first plane, of a block whose rows begin at `first` in shared memory and at `first_token` in the tile.
+  PITH_HD static void decode_word(std::byte const* words, int first_token, int first, int word, int lane, float* shared) {
+    std::uint32_t const low_bits = load_word<std::uint32_t>(words + 4ll * (word * layout::lanes + lane));
+    int const begin = word * layout::per_word;
+    std::uint32_t high[2] = {};
+    PITH_UNROLL for (int plane = 1; plane < layout::planes; ++plane) {
+      std::uint32_t const all = load_word<std::uint32_t>(
+          words + 4ll * ((layout::words_before(plane) + begin / (32 / layout::bits_of(plane))) * layout::lanes + lane));
+      high[plane - 1] = all >> layout::high_bit(begin, plane);  // the word's codes are at the places of word 0 from here
+    }
+    float scale[4] = {}, low[4] = {};
+    PITH_UNROLL for (int f = 0; f < layout::per_word; f += run) {
+      int const token = Leaf::used_for == use::dot ? lane : begin + f, channel = Leaf::used_for == use::dot ? begin + f : lane;
+      if constexpr (number::has_scale)
+        if (!by_lane() || f == 0) {  // a group holds whole words
+          auto const index = Leaf::parameter_index(first_token + token, channel);
+          fetch(shared + scale_at + index, scale);
+          if constexpr (number::has_low) fetch(shared + low_at + index, low);
+        }
+      quad x = {};
+      PITH_UNROLL for (int k = 0; k < run; ++k) {
+        std::uint32_t u = low_bits;
+        if constexpr (number::bits < 32) u = low_bits >> (layout::plane_bits * (f + k)) & ((1u << layout::plane_bits) - 1u);
+        PITH_UNROLL for (int plane = 1; plane < layout::planes; ++plane)
+          u |= (high[plane - 1] >> layout::high_bit(f + k, plane) & ((1u << layout::bits_of(plane)) - 1u)) << layout::place_of(plane);
+        int const p = by_lane() ? 0 : k;
+        x.at[k] = number::of(u, scale[p], low[p]);
+      }
+      float* const to = shared + (first + token) * pitch + channel;
+      if constexpr (Leaf::used_for == use::dot && run == 4)
+        store_quad(to, x);
+      else
+        PITH_UNROLL for (int k = 0; k < run; ++k) to[Leaf::used_for == use::dot ? k : k * pitch] = x.at[k];
+    }
+  }
+  PITH_HD static void fetch(float const* from, float (&to)[4]) {
+    if constexpr (by_lane()) {
+      to[0] = *from;
+    } else {
+      quad const x = load_quad(from);
+      PITH_UNROLL for (int i = 0; i < 4; ++i) to[i] = x.at[i];
+    }
   }
 };
 
@@ -136,8 +191,9 @@ struct decode_kernel {
     int const thread = tile_thread(t);
     float* const shared = reinterpret_cast<float*>(t.shared());
     constexpr int tokens = decoder::tokens, pitch = decoder::pitch;
+    decoder::load_parameters(thread, in, shared);
     for (int chunk = 0; chunk < Tile::tokens / tokens; ++chunk) {
-      if (chunk > 0) t.sync();
+      t.sync();
       decoder::rows(thread, in, chunk, shared);
       t.sync();
       if constexpr (is_transformed<Tile>) {

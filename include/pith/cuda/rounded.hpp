@@ -78,6 +78,15 @@ PITH_HD inline float between(float x, float low, float high) noexcept {
   return clamp(x, low, high);
 #endif
 }
+PITH_HD inline bool is_either_nan(float a, float b) noexcept {
+#if defined(__CUDA_ARCH__)
+  std::uint32_t out;
+  asm("{.reg .pred either; setp.nan.f32 either, %1, %2; selp.u32 %0, 1, 0, either;}" : "=r"(out) : "f"(a), "f"(b));
+  return out != 0;
+#else
+  return is_nan(a) || is_nan(b);
+#endif
+}
 PITH_HD inline float magnitude(float x) noexcept { return bits_float(float_bits(x) & 0x7fffffffu); }
 
 // The number in the low bits, exactly: a NaN keeps its payload, as to_float() keeps it.
@@ -115,7 +124,7 @@ PITH_HD inline std::uint32_t stored_bits(float x) noexcept {
 template <storage_scalar T>
   requires(sizeof(T) == 2)
 PITH_HD inline std::uint32_t stored_pair(float low, float high) noexcept {
-  if (is_nan(low) || is_nan(high)) return stored_bits<T>(low) | stored_bits<T>(high) << 16;
+  if (is_either_nan(low, high)) return stored_bits<T>(low) | stored_bits<T>(high) << 16;
   return two_of<T>(low, high);
 }
 
