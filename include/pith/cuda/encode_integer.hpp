@@ -112,6 +112,8 @@ struct grouped_encoder {
                        most_at = least_at + parts * parameters, flag_at = most_at + parts * parameters;
   static constexpr std::int64_t shared_bytes = 4ll * (flag_at + 4);
 
+  static_assert(shared_bytes <= 48 << 10);  // more would have to be asked for
+
   // load(first) leaves the chunk's rows in shared memory, behind a barrier.
   template <class Thread, class Load>
   PITH_HD static void run(Thread& t, int thread, float* shared, Load const& load, std::byte* out) {
@@ -120,7 +122,7 @@ struct grouped_encoder {
     for (int chunk = 0; chunk < chunks; ++chunk) {
       if (chunk > 0) t.sync();
       load(chunk * tokens);
-      ranges<false>(thread, shared, chunk);
+      ranges(thread, shared, chunk);
     }
     t.sync();
     bool const unusual = *flag != 0;
@@ -130,7 +132,7 @@ struct grouped_encoder {
           t.sync();
           load(chunk * tokens);
         }
-        ranges<true>(thread, shared, chunk);
+        finite_ranges(thread, shared, chunk);
       }
       t.sync();
     }
@@ -151,50 +153,31 @@ struct grouped_encoder {
   }
 
  private:
-  // The range of the numbers seen so far. Exact: of the finite ones, and least > most if there is none.
-  template <bool Exact>
+  // The range of the numbers seen so far; NaN if one of them is. Where only magnitudes matter, `most` is the largest of them.
   struct range {
     float least, most;
+    PITH_HD explicit range(float first) : least(first), most(code::symmetric ? 0.0f : first) {}
     PITH_HD void add(float x) {
-      if constexpr (Exact) {
-        if (!is_finite(x)) return;
-        least = x < least ? x : least;
-        most = x > most ? x : most;
-      } else if constexpr (code::symmetric) {
+      if constexpr (code::symmetric) {
         most = max_or_nan(most, magnitude(x));
       } else {
         least = min_or_nan(least, x);
         most = max_or_nan(most, x);
       }
     }
-    PITH_HD bool is_usual() const { return magnitude(least) <= code::huge && magnitude(most) <= code::huge; }
   };
-  template <bool Exact>
-  PITH_HD static range<Exact> empty(float first) {
-    if constexpr (Exact)
-      return {bits_float(0x7f800000u), bits_float(0xff800000u)};
-    else if constexpr (code::symmetric)
-      return {0, 0};
-    else
-      return {first, first};
+  PITH_HD static void put(range r, float* shared, int part, int index, bool goes_on) {
+    if constexpr (code::symmetric) r.least = -r.most;
+    if (!(magnitude(r.least) <= code::huge && magnitude(r.most) <= code::huge)) *reinterpret_cast<std::uint32_t*>(shared + flag_at) = 1;
+    keep(shared + part * parameters + index, r.least, r.most, goes_on);
   }
-  template <bool Exact>
-  PITH_HD static void put(range<Exact> r, float* shared, int part, int index, bool goes_on) {
-    float* const least = shared + least_at + part * parameters + index;
-    float* const most = shared + most_at + part * parameters + index;
-    if constexpr (!Exact) {
-      if (!r.is_usual()) *reinterpret_cast<std::uint32_t*>(shared + flag_at) = 1;
-      if constexpr (code::symmetric) r.least = -r.most;
-    }
-    if (goes_on) {
-      r.least = *least < r.least ? *least : r.least;
-      r.most = *most > r.most ? *most : r.most;
-    }
-    *least = r.least;
-    *most = r.most;
+  PITH_HD static void keep(float* at, float low, float high, bool goes_on) {
+    float& least = at[least_at];
+    float& most = at[most_at];
+    least = goes_on && least < low ? least : low;
+    most = goes_on && most > high ? most : high;
   }
 
-  template <bool Exact>
   PITH_HD static void ranges(int thread, float* shared, int chunk) {
     if constexpr (Leaf::along_tokens) {
       constexpr int run = span / parts;
@@ -202,8 +185,7 @@ struct grouped_encoder {
         int const c = i % quads * 4, part = i / quads % parts, g = i / quads / parts;
         float const* const first = shared + (g * span + part * run) * pitch + c;
         quad x = load_quad(first);
-        range<Exact> r[4];
-        PITH_UNROLL for (int j = 0; j < 4; ++j) r[j] = empty<Exact>(x.at[j]);
+        range r[4] = {range(x.at[0]), range(x.at[1]), range(x.at[2]), range(x.at[3])};
         for (int k = 0; k < run; ++k) {
           x = load_quad(first + k * pitch);
           PITH_UNROLL for (int j = 0; j < 4; ++j) r[j].add(x.at[j]);
@@ -215,13 +197,29 @@ struct grouped_encoder {
       for_each_item<items * parts, threads>(thread, [&](int i) {
         int const token = i % block_tokens, part = i / block_tokens % parts, g = i / block_tokens / parts;
         float const* const first = shared + token * pitch + g * group + part * run;
-        range<Exact> r = empty<Exact>(*first);
+        range r(*first);
         for (int k = 0; k < run; k += 4) {
           quad const x = load_quad(first + k);
           PITH_UNROLL for (int j = 0; j < 4; ++j) r.add(x.at[j]);
         }
         put(r, shared, part, g * block_tokens + token, false);
       });
+    }
+  }
+
+  // The ranges of what is finite, in every part's place; least > most if nothing is.
+  PITH_HD static void finite_ranges(int thread, float* shared, int chunk) {
+    PITH_ROLLED for (int i = thread; i < parameters; i += threads) {
+      int const g = i / Leaf::group_lanes, lane = i % Leaf::group_lanes;
+      float const* const first = shared + (Leaf::along_tokens ? g * span * pitch + lane : lane * pitch + g * group);
+      float least = bits_float(0x7f800000u), most = bits_float(0xff800000u);
+      PITH_ROLLED for (int k = 0; k < span; ++k) {
+        float const x = first[k * (Leaf::along_tokens ? pitch : 1)];
+        if (!is_finite(x)) continue;
+        least = x < least ? x : least;
+        most = x > most ? x : most;
+      }
+      PITH_ROLLED for (int part = 0; part < parts; ++part) keep(shared + part * parameters + i, least, most, chunk > 0);
     }
   }
 
@@ -245,7 +243,7 @@ struct grouped_encoder {
   }
 
   PITH_HD static void cut(int thread, float* shared, int chunk) {
-    for (int i = thread; i < tokens * channels; i += threads) {
+    PITH_ROLLED for (int i = thread; i < tokens * channels; i += threads) {
       int const token = i / channels, c = i % channels;
       auto const index = Leaf::parameter_index(chunk * tokens + token, c);
       float& x = shared[token * pitch + c];

@@ -13,6 +13,13 @@
 #include "pith/core/scalar.hpp"
 #include "pith/cuda/words.hpp"
 
+// Before a loop that runs seldom: its code is to stay small.
+#if defined(__CUDA_ARCH__)
+#define PITH_ROLLED _Pragma("unroll 1")
+#else
+#define PITH_ROLLED
+#endif
+
 namespace pith::device {
 
 struct alignas(16) quad {
