@@ -33,52 +33,31 @@ class cache : cache_writer<Recipe> {
   using typename base::backend;
   using engine = attention_engine<backend, page, typename Recipe::accuracy>;
 
-  // A new, empty sequence.
-  // errors  capacity_exceeded  max_sequences are open
-  result<sequence> open() {
-    for (std::int64_t s = 0; s < store_.shape.max_sequences; ++s)
-      if (!store_.sequences[s].open) {
-        if (status const taken = this->take_raw_blocks(s); !taken) return taken;
-        for (int l = 0; l < store_.shape.layers; ++l) store_.layer(s, l) = {};
-        for (std::int64_t h = 0; h < store_.heads_total(); ++h) store_.tables[s * store_.heads_total() + h] = {};
-        store_.sequences[s].open = true;
-        return this->handle(s);
-      }
-    return status{errc::capacity_exceeded, store_.shape.max_sequences};
-  }
-
-  // Gives back everything that the sequence holds; its handle is stale from then on.
-  status close(sequence of) {
-    if (status const ok = this->check(of); !ok) return ok;
-    for (std::int64_t h = 0; h < store_.heads_total(); ++h) {
-      std::int64_t const at = of.index * store_.heads_total() + h;
-      store_.runs->clear(store_.tables[at], *store_.page_pool);
-      static_cast<void>(store_.raw_pool->release(store_.raw_blocks[at]));
-    }
-    store_.sequences[of.index].open = false;
-    ++store_.sequences[of.index].generation;
-    return {};
-  }
+  using base::open;            // a new, empty sequence; capacity_exceeded: max_sequences are open
+  using base::close;           // gives back everything that the sequence holds; its handle is stale from then on
+  using base::length;          // tokens of a layer; 0 for a stale handle
+  using base::resident_bytes;  // see cache/ledger.hpp for each
+  using base::stored_values;
+  using base::check_truncate;
+  using base::identity;
+  using base::shape;
+  using base::memory;
 
   // A second sequence with the same contents: raw segments are copied, sealed pages shared.
   // cost    the raw bytes; one increment for each (layer, KV head), however long the sequence
   // errors  capacity_exceeded
   result<sequence> fork(sequence from) {
-    if (status const ok = this->check(from); !ok) return ok;
-    auto made = open();
+    auto made = this->fork_books(from);
     if (!made) return made;
     std::int64_t const to = made.value().index, source = from.index;
-    for (int l = 0; l < store_.shape.layers; ++l) {
-      store_.layer(to, l) = store_.layer(source, l);
+    for (int l = 0; l < store_.shape.layers; ++l)
       for (int h = 0; h < store_.shape.kv_heads; ++h) {
-        store_.table_of(to, l, h) = store_.runs->fork(store_.table_of(source, l, h));
         std::memcpy(store_.raw_block(to, l, h), store_.raw_block(source, l, h), static_cast<std::size_t>(segments::bytes));
         std::int64_t const slots = store_.layer(source, l).slots;
         if constexpr (Recipe::has_liveness) std::copy_n(store_.live_of(source, l, h), divide_up(slots, 64), store_.live_of(to, l, h));
         if constexpr (Recipe::has_bias) std::copy_n(store_.biases_of(source, l, h), slots, store_.biases_of(to, l, h));
         if constexpr (Recipe::has_positions) std::copy_n(store_.positions_of(source, l), slots, store_.positions_of(to, l));
       }
-    }
     return made;
   }
 
@@ -124,9 +103,7 @@ class cache : cache_writer<Recipe> {
   // Takes the pages that `tokens` more tokens of a layer will need: appending that many then cannot fail for want of them.
   // errors  stale_handle, out_of_range, capacity_exceeded (nothing was taken)
   status reserve_tokens(sequence of, int layer, std::int64_t tokens) {
-    if (status const ok = this->check_layer(of, layer); !ok) return ok;
-    if (tokens < 0) return {errc::out_of_range, tokens};
-    if (status const ok = this->check_length(of, layer, tokens); !ok) return ok;
+    if (status const ok = this->check_reserve(of, layer, tokens); !ok) return ok;
     return this->reserve(of.index, layer, tokens);
   }
 
@@ -183,52 +160,27 @@ class cache : cache_writer<Recipe> {
   // errors  stale_handle, out_of_range (negative), capacity_exceeded (more than 16 cut tiles in one layer; nothing was changed)
   result<truncation> truncate(sequence of, std::int64_t tokens) {
     if (status const ok = check_truncate(of, tokens); !ok) return ok;
-    truncation done;
-    for (int l = 0; l < store_.shape.layers; ++l) {
-      layer_state& state = store_.layer(of.index, l);
-      layer_state const before = state;
-      static_cast<void>(this->cut_state(state, tokens));
-      if (state.tokens == before.tokens) continue;
-      std::int64_t const kept = before.slot_of(tokens > 0 ? tokens - 1 : 0) + (tokens > 0 ? 1 : 0);
-      done.exact = done.exact && state.slots == kept;
-      std::int64_t dead = 0;
-      for (int i = 0; i < state.hole_count; ++i) dead += state.holes[i].end - state.holes[i].begin;
-      done.dead_slots = std::max(done.dead_slots, dead);
-      std::int64_t const sealed = std::max(state.sealed_keys, state.sealed_values);
-      for (std::int64_t slot = kept; slot < state.slots; ++slot) this->repeat_position(of.index, l, slot, kept - 1);
+    return this->truncate_books(of.index, tokens, [&](int l, layer_state const& before, std::int64_t kept) {
+      std::int64_t const slots = store_.layer(of.index, l).slots;
+      for (std::int64_t slot = kept; slot < slots; ++slot) this->repeat_position(of.index, l, slot, kept - 1);
       for (int h = 0; h < store_.shape.kv_heads; ++h) {
-        store_.runs->truncate(store_.table_of(of.index, l, h), *store_.page_pool, divide_up(sealed, page::tokens));
         if constexpr (Recipe::nan == nan_policy::propagate) this->clear_rows(of.index, l, h, kept, before.slots);
-        for (std::int64_t slot = kept; slot < state.slots; ++slot) this->repeat_row(of.index, l, h, slot, kept - 1);
-        for (std::int64_t slot = kept; slot < state.slots; ++slot) this->reset_side(of.index, l, h, slot);
+        for (std::int64_t slot = kept; slot < slots; ++slot) this->repeat_row(of.index, l, h, slot, kept - 1);
+        for (std::int64_t slot = kept; slot < slots; ++slot) this->reset_side(of.index, l, h, slot);
       }
-    }
-    return done;
-  }
-
-  // What truncate would say; nothing is changed.
-  status check_truncate(sequence of, std::int64_t tokens) const {
-    if (status const ok = this->check(of); !ok) return ok;
-    if (tokens < 0) return {errc::out_of_range, tokens};
-    for (int l = 0; l < store_.shape.layers; ++l) {
-      layer_state cut = store_.layer(of.index, l);
-      if (!this->cut_state(cut, tokens)) return {errc::capacity_exceeded, layer_state::max_holes};
-    }
-    return {};
+    });
   }
 
   // Removes tokens from one KV head: they are never seen again, and a page without a living slot is given back (unless a fork shares it).
   // errors  stale_handle, out_of_range (layer, head, token; nothing was removed)
   status evict(sequence of, int layer, int head, std::span<std::int64_t const> tokens) requires(Recipe::has_liveness) {
-    if (status const ok = this->check_head(of, layer, head); !ok) return ok;
+    if (status const ok = this->check_tokens(of, layer, head, tokens); !ok) return ok;
     layer_state const& state = store_.layer(of.index, layer);
-    for (std::int64_t const token : tokens)
-      if (token < 0 || token >= state.tokens) return {errc::out_of_range, token};
     std::uint64_t* const live = store_.live_of(of.index, layer, head);
     for (std::int64_t const token : tokens) {
       std::int64_t const slot = state.slot_of(token);
       live[slot / 64] &= ~(std::uint64_t{1} << (slot % 64));
-      this->drop_if_dead(of.index, layer, head, (slot - Recipe::first_tokens) / page::tokens);
+      this->drop_if_dead(of.index, layer, head, (slot - Recipe::first_tokens) / page::tokens, live);
     }
     return {};
   }
@@ -236,45 +188,14 @@ class cache : cache_writer<Recipe> {
   // Sets what is added to a token's score in one KV head, natural units. Steps that hold one above 2.8 are computed exactly.
   // errors  stale_handle, out_of_range, not_finite (NaN or +infinity)
   status set_bias(sequence of, int layer, int head, std::int64_t token, float value) requires(Recipe::has_bias) {
-    if (status const ok = this->check_head(of, layer, head); !ok) return ok;
-    layer_state const& state = store_.layer(of.index, layer);
-    if (token < 0 || token >= state.tokens) return {errc::out_of_range, token};
-    if (is_nan(value) || float_bits(value) == 0x7f800000u) return {errc::not_finite, token};
-    store_.biases_of(of.index, layer, head)[state.slot_of(token)] = value;
+    if (status const ok = this->check_tokens(of, layer, head, {&token, 1}); !ok) return ok;
+    if (status const ok = this->check_bias(token, value); !ok) return ok;
+    store_.biases_of(of.index, layer, head)[store_.layer(of.index, layer).slot_of(token)] = value;
     return {};
   }
 
-  // Tokens of a layer; 0 for a stale handle.
-  std::int64_t length(sequence of, int layer) const {
-    return this->check(of) && layer >= 0 && layer < store_.shape.layers ? store_.layer(of.index, layer).tokens : 0;
-  }
-
-  // Bytes in use: pages, raw blocks, table runs, calibrated numbers, and what every open sequence holds (chunk buffer, side arrays, states).
-  std::int64_t resident_bytes() const {
-    std::int64_t bytes = store_.page_pool->used_bytes() + store_.raw_pool->used_bytes() + store_.runs->used_bytes() + store_.state_bytes();
-    for (std::int64_t s = 0; s < store_.shape.max_sequences; ++s)
-      if (store_.sequences[s].open) bytes += store_.sequence_bytes();
-    return bytes;
-  }
-  // Numbers that the open sequences stand for; a fork counts in full.
-  std::int64_t stored_values() const {
-    std::int64_t tokens = 0;
-    for (std::int64_t s = 0; s < store_.shape.max_sequences; ++s)
-      for (int l = 0; store_.sequences[s].open && l < store_.shape.layers; ++l) tokens += store_.layer(s, l).tokens;
-    return tokens * store_.shape.kv_heads * (Recipe::key_channels + Recipe::value_channels);
-  }
   double bits_per_value() const {
     return stored_values() == 0 ? 0.0 : 8.0 * static_cast<double>(resident_bytes()) / static_cast<double>(stored_values());
-  }
-
-  cache_shape const& shape() const { return store_.shape; }
-  storage const& memory() const { return store_; }  // for tests and tools: the segments as they are stored
-
-  // Tells the pages of one head from those of other formats and other calibrated numbers.
-  // cost    two tiles encoded
-  std::uint64_t identity(int layer, int head) const {
-    std::int64_t const at = static_cast<std::int64_t>(layer) * store_.shape.kv_heads + head;
-    return page_identity<page>(store_.states().keys.of(at), store_.states().values.of(at));
   }
 
   // See make().

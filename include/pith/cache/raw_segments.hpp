@@ -14,6 +14,19 @@
 
 namespace pith {
 
+// A number of a new token as it is stored raw. Under saturate what is not finite becomes 0 or +-65504: a score with it is still finite.
+template <nan_policy Policy, storage_scalar T>
+PITH_HD constexpr bf16 raw_number(T x) noexcept {
+  if constexpr (Policy == nan_policy::saturate) {
+    float const value = to_float(x);
+    if (!is_finite(value)) return from_float<bf16>(is_nan(value) ? 0.0f : value > 0 ? largest<f16> : -largest<f16>);
+  }
+  if constexpr (std::is_same_v<T, bf16>)
+    return x;
+  else
+    return from_float<bf16>(to_float(x));
+}
+
 template <class Recipe>
 struct raw_segments {
   using page = typename Recipe::page;
@@ -31,10 +44,10 @@ struct raw_segments {
   static constexpr std::int64_t values_at = keys_at + key_ring * key_tile::bytes;
   static constexpr std::int64_t bytes = round_up(values_at + value_ring * value_tile::bytes, 64);
 
-  static std::byte* key_tile_of(std::byte* block, std::int64_t slot) {
+  PITH_HD static constexpr std::byte* key_tile_of(std::byte* block, std::int64_t slot) {
     return block + keys_at + slot / block_tokens % key_ring * key_tile::bytes;
   }
-  static std::byte* value_tile_of(std::byte* block, std::int64_t slot) {
+  PITH_HD static constexpr std::byte* value_tile_of(std::byte* block, std::int64_t slot) {
     return block + values_at + slot / block_tokens % value_ring * value_tile::bytes;
   }
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// How tokens get into a sequence and out of it again: checks, reservation, raw rows, sealing, cutting. The base of cache<Recipe>.
+// How the bytes of tokens get into a sequence and out of it again: raw rows, sealing, cutting, side arrays. The base of cache<Recipe>.
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 
+#include "pith/cache/ledger.hpp"
 #include "pith/cache/segment_source.hpp"
 #include "pith/page/attention_engine.hpp"
 #include "pith/page/query_rows.hpp"
@@ -21,56 +21,24 @@ concept is_complete = requires {
 };
 
 template <class Recipe>
-class cache_writer {
+class cache_writer : public cache_ledger<Recipe> {
+  using base = cache_ledger<Recipe>;
+
  protected:
   static_assert(!std::is_void_v<typename Recipe::backend> ||
                     is_complete<default_backend<std::conditional_t<std::is_class_v<Recipe>, void, Recipe>>>,
                 "[pith] kv_cache<...>: no backend is included. Fix: #include \"pith/cpu/attention.hpp\".");
   using backend = typename std::conditional_t<std::is_void_v<typename Recipe::backend>, default_backend<>,
                                               std::type_identity<typename Recipe::backend>>::type;
-  using storage = cache_storage<Recipe>;
-  using segments = raw_segments<Recipe>;
-  using page = typename Recipe::page;
-
-  storage store_;
-  std::uint32_t id_ = next_id();
-
-  cache_writer() = default;
-  cache_writer(cache_writer&&) noexcept = default;
-
-  sequence handle(std::int64_t index) const { return {id_, static_cast<std::uint32_t>(index), store_.sequences[index].generation}; }
-
-  status check(sequence of) const {
-    if (of.cache != id_ || of.index >= static_cast<std::uint32_t>(store_.shape.max_sequences)) return {errc::stale_handle, of.index};
-    sequence_state const& state = store_.sequences[of.index];
-    if (!state.open || state.generation != of.generation) return {errc::stale_handle, of.index};
-    return {};
-  }
-  status check_layer(sequence of, int layer) const {
-    if (status const ok = check(of); !ok) return ok;
-    if (layer < 0 || layer >= store_.shape.layers) return {errc::out_of_range, layer};
-    return {};
-  }
-  status check_head(sequence of, int layer, int head) const {
-    if (status const ok = check_layer(of, layer); !ok) return ok;
-    if (head < 0 || head >= store_.shape.kv_heads) return {errc::out_of_range, head};
-    return {};
-  }
-
-  status check_length(sequence of, int layer, std::int64_t more) const {
-    std::int64_t const most = store_.shape.max_tokens;
-    if (most > 0 && store_.layer(of.index, layer).slots + more > most) return {errc::capacity_exceeded, most};
-    return {};
-  }
+  using typename base::page;
+  using typename base::segments;
+  using base::store_;
 
   template <class K, class V>
   status check_chunk(sequence of, int layer, tensor_view<K, 3> k, tensor_view<V, 3> v, std::span<std::int64_t const> at) const {
-    if (status const ok = check_layer(of, layer); !ok) return ok;
-    if (k.extent[0] < 0 || k.extent[0] != v.extent[0]) return {errc::shape_mismatch, v.extent[0]};
-    if (k.extent[1] != store_.shape.kv_heads || v.extent[1] != store_.shape.kv_heads) return {errc::shape_mismatch, k.extent[1]};
-    if (k.extent[2] != Recipe::key_channels) return {errc::shape_mismatch, k.extent[2]};
-    if (v.extent[2] != Recipe::value_channels) return {errc::shape_mismatch, v.extent[2]};
-    if (status const ok = check_length(of, layer, k.extent[0]); !ok) return ok;
+    if (status const ok = this->check_layer(of, layer); !ok) return ok;
+    if (status const ok = this->check_extents(k, v); !ok) return ok;
+    if (status const ok = this->check_length(of, layer, k.extent[0]); !ok) return ok;
     if constexpr (Recipe::has_positions) {
       if (!at.empty() && static_cast<std::int64_t>(at.size()) != k.extent[0])
         return {errc::shape_mismatch, static_cast<std::int64_t>(at.size())};
@@ -106,91 +74,22 @@ class cache_writer {
     raw_row(tensor_view<T, 3> x, std::int64_t token, std::int64_t head) {
       T* const first = &x(token, head, 0);
       if (std::int64_t const step = x.stride[2]; step == 1)
-        for (int c = 0; c < Channels; ++c) number[c] = stored(first[c]);
+        for (int c = 0; c < Channels; ++c) number[c] = raw_number<Recipe::nan>(first[c]);
       else
-        for (int c = 0; c < Channels; ++c) number[c] = stored(first[c * step]);
+        for (int c = 0; c < Channels; ++c) number[c] = raw_number<Recipe::nan>(first[c * step]);
     }
   };
   using key_row = raw_row<Recipe::key_channels>;
   using value_row = raw_row<Recipe::value_channels>;
 
-  template <class T>
-  static bf16 stored(T x) {
-    float const value = to_float(x);
-    if constexpr (Recipe::nan == nan_policy::saturate)  // +-65504: a score with it is still finite
-      if (!is_finite(value)) return from_float<bf16>(is_nan(value) ? 0.0f : value > 0 ? largest<f16> : -largest<f16>);
-    if constexpr (std::is_same_v<T, bf16>)
-      return x;
-    else
-      return from_float<bf16>(value);
-  }
-
-  // One raw block for each (layer, KV head) of a sequence, or none.
-  status take_raw_blocks(std::int64_t index) {
-    auto const count = static_cast<std::size_t>(store_.heads_total());
-    return store_.raw_pool->allocate_many({store_.raw_blocks.get() + index * store_.heads_total(), count});
-  }
-
-  static std::int64_t sealed_after(std::int64_t sealed, std::int64_t staged_end, int last) {
-    return std::max(sealed, (staged_end - last) / page::tile_tokens * page::tile_tokens);
-  }
-
-  // Makes sure that `count` more tokens of a layer can be stored: pages for every head, and a page of its own to write into where a fork
-  // shares the last one. All or nothing.
   status reserve(std::int64_t index, int layer, std::int64_t count) {
-    layer_state const& state = store_.layer(index, layer);
-    std::int64_t const end = state.slots + count - Recipe::first_tokens;
-    std::int64_t const sealed = std::max(state.sealed_keys, state.sealed_values);
-    std::int64_t const will_be =
-        std::max(sealed_after(state.sealed_keys, end, Recipe::last_keys), sealed_after(state.sealed_values, end, Recipe::last_values));
-    std::int64_t const writes_from =
-        std::min(state.sealed_keys, state.sealed_values) / page::tokens;  // the first page that will be written
-    std::int64_t const pages_before = divide_up(sealed, page::tokens), pages_after = divide_up(will_be, page::tokens);
-    bool const seals = will_be > sealed || sealed_after(state.sealed_keys, end, Recipe::last_keys) > state.sealed_keys ||
-                       sealed_after(state.sealed_values, end, Recipe::last_values) > state.sealed_values;
-    if (!seals) return {};
-    for (int h = 0; h < store_.shape.kv_heads; ++h) {
-      status ok;
-      for (std::int64_t p = writes_from; ok && p < pages_before; ++p) ok = own_page(store_.table_of(index, layer, h), p);
-      while (ok && pages_after > store_.table_of(index, layer, h).pages) ok = add_page(store_.table_of(index, layer, h));
-      if (ok) continue;
-      for (int back = 0; back <= h; ++back) store_.runs->truncate(store_.table_of(index, layer, back), *store_.page_pool, pages_before);
-      return {errc::capacity_exceeded, (pages_after - pages_before) * store_.shape.kv_heads};
-    }
-    return {};
-  }
-
-  status add_page(table& to) {
-    block_id const hint = to.pages > 0 ? store_.runs->block(to, to.pages - 1) : no_block;
-    auto const block = store_.page_pool->allocate(hint);
-    if (!block) return block.error();
-    status const ok = store_.runs->append(to, *store_.page_pool, block.value());
-    if (!ok) static_cast<void>(store_.page_pool->release(block.value()));
-    return ok;
-  }
-
-  // Copies page p and those after it if a fork shares them. The copy is complete before the shared page is let go. A page that eviction
-  // gave back, and that a cut has made one to write into again, gets a block whose slots decode to zero.
-  status own_page(table& of, std::int64_t p) {
-    if (store_.runs->is_exclusive(of, p) && store_.runs->block(of, p) != no_block) return {};
-    table copy = store_.runs->fork(of);
-    store_.runs->truncate(copy, *store_.page_pool, p);
-    for (std::int64_t at = p; at < of.pages; ++at) {
-      block_id const shared = store_.runs->block(of, at);
-      status const ok = add_page(copy);
-      if (!ok) {
-        store_.runs->clear(copy, *store_.page_pool);
-        return ok;
-      }
-      std::byte* const to = store_.page_pool->address(store_.runs->block(copy, at));
-      if (shared != no_block)
-        std::memcpy(to, store_.page_pool->address(shared), static_cast<std::size_t>(page::bytes));
+    return base::reserve(index, layer, count, [&](int, std::int64_t, block_id to, block_id from) {
+      std::byte* const own = store_.page_pool->address(to);
+      if (from != no_block)
+        std::memcpy(own, store_.page_pool->address(from), static_cast<std::size_t>(page::bytes));
       else
-        std::memset(to, 0, static_cast<std::size_t>(page::bytes));
-    }
-    store_.runs->clear(of, *store_.page_pool);
-    of = copy;
-    return {};
+        std::memset(own, 0, static_cast<std::size_t>(page::bytes));
+    });
   }
 
   // A chunk's rows into the raw tiles that its own queries read.
@@ -245,7 +144,8 @@ class cache_writer {
       }
       if constexpr (Recipe::has_liveness)  // its slots may have been evicted while they were raw
         if (std::min(state.sealed_keys, state.sealed_values) / page::tokens > whole_pages)
-          for (int h = 0; h < store_.shape.kv_heads; ++h) drop_if_dead(index, layer, h, whole_pages);
+          for (int h = 0; h < store_.shape.kv_heads; ++h)
+            this->drop_if_dead(index, layer, h, whole_pages, store_.live_of(index, layer, h));
     }
   }
 
@@ -290,25 +190,6 @@ class cache_writer {
     if constexpr (Recipe::has_bias) store_.biases_of(index, layer, head)[slot] = 0;
   }
 
-  // Keeps the first `tokens` tokens of a layer; false if it would need one more hole than there is room for.
-  static bool cut_state(layer_state& state, std::int64_t tokens) {
-    if (tokens >= state.tokens) return true;
-    std::int64_t const slots = tokens == 0 ? 0 : state.slot_of(tokens - 1) + 1;
-    while (state.hole_count > 0 && state.holes[state.hole_count - 1].begin >= slots) --state.hole_count;
-    state.tokens = tokens;
-    state.slots = slots;
-    std::int64_t const end = std::max<std::int64_t>(0, slots - Recipe::first_tokens);
-    if (end >= std::max(state.sealed_keys, state.sealed_values)) return true;
-    std::int64_t const boundary = round_up(end, page::tile_tokens);
-    state.sealed_keys = std::min(state.sealed_keys, boundary);
-    state.sealed_values = std::min(state.sealed_values, boundary);
-    if (boundary == end) return true;
-    if (state.hole_count == layer_state::max_holes) return false;
-    state.slots = Recipe::first_tokens + boundary;
-    state.holes[state.hole_count++] = {slots, state.slots};
-    return true;
-  }
-
   // A dead slot that is still staged repeats the last living row, so that it widens no group when its tile is sealed.
   void repeat_row(std::int64_t index, int layer, int head, std::int64_t slot, std::int64_t from) {
     layer_state const& state = store_.layer(index, layer);
@@ -333,26 +214,6 @@ class cache_writer {
     if (from < Recipe::first_tokens) return;
     std::int64_t const end = round_up(from - Recipe::first_tokens, block_tokens) + Recipe::first_tokens;
     for (std::int64_t slot = from; slot < std::min(to, end); ++slot) segments::set(raw, slot, none, none);
-  }
-
-  void drop_if_dead(std::int64_t index, int layer, int head, std::int64_t at) {
-    layer_state const& state = store_.layer(index, layer);
-    std::int64_t const begin = Recipe::first_tokens + at * page::tokens, end = begin + page::tokens;
-    if (at < 0 || (at + 1) * page::tokens > std::min(state.sealed_keys, state.sealed_values)) return;
-    std::uint64_t const* const live = store_.live_of(index, layer, head);
-    for (std::int64_t slot = begin; slot < end; ++slot) {
-      bool hole = false;
-      for (int i = 0; i < state.hole_count; ++i) hole = hole || (slot >= state.holes[i].begin && slot < state.holes[i].end);
-      if (!hole && (live[slot / 64] >> (slot % 64) & 1u) != 0) return;
-    }
-    static_cast<void>(
-        store_.runs->drop(store_.table_of(index, layer, head), *store_.page_pool, at));  // a fork may keep it: masked all the same
-  }
-
- private:
-  static std::uint32_t next_id() {
-    static std::atomic<std::uint32_t> last{0};
-    return ++last;
   }
 };
 
