@@ -34,7 +34,7 @@ struct layer_state {
   slot_range holes[max_holes] = {};  // dead slots, ascending
   int hole_count = 0;
 
-  std::int64_t slot_of(std::int64_t token) const {
+  PITH_HD std::int64_t slot_of(std::int64_t token) const {
     std::int64_t slot = token;
     for (int i = 0; i < hole_count && slot >= holes[i].begin; ++i) slot += holes[i].end - holes[i].begin;
     return slot;

@@ -82,6 +82,15 @@ struct cache_storage {
     return sized.parts().total();
   }
 
+  static status check(cache_shape const& of) {
+    if (of.layers <= 0 || of.kv_heads <= 0 || of.max_sequences <= 0 || of.max_chunk < 0 || of.max_tokens < 0)
+      return {errc::shape_mismatch, of.layers};
+    if (of.query_heads <= 0 || of.query_heads % of.kv_heads != 0) return {errc::shape_mismatch, of.query_heads};
+    if ((Recipe::has_positions || Recipe::has_liveness || Recipe::has_bias) && of.max_tokens == 0)
+      return {errc::shape_mismatch, of.max_tokens};
+    return {};
+  }
+
   // Bytes that every open sequence holds beside its blocks.
   std::int64_t sequence_bytes() const {
     std::int64_t bytes = shape.kv_heads * chunk_head_bytes() + static_cast<std::int64_t>(sizeof(sequence_state)) +
@@ -94,17 +103,14 @@ struct cache_storage {
   }
 
   // errors  shape_mismatch     a count that is not positive, or query heads that are no multiple of the KV heads, or side arrays without
-  // max_tokens
+  //         max_tokens
   //         capacity_exceeded  the bytes do not hold the sequences and one page for each of their heads; `at` is what is missing
   //         out_of_memory
   //         bad_calibration    a state that is wrong; `at` is layer * kv_heads + head. shape_mismatch: not one for each
+  // Of `memory` only addresses are computed: it may be a device's.
   status set_up(cache_shape const& wanted, std::span<std::byte> memory, calibration<page> const& calibrated) {
+    if (status const ok = check(wanted); !ok) return ok;
     shape = wanted;
-    if (shape.layers <= 0 || shape.kv_heads <= 0 || shape.max_sequences <= 0 || shape.max_chunk < 0 || shape.max_tokens < 0)
-      return {errc::shape_mismatch, shape.layers};
-    if (shape.query_heads <= 0 || shape.query_heads % shape.kv_heads != 0) return {errc::shape_mismatch, shape.query_heads};
-    if ((Recipe::has_positions || Recipe::has_liveness || Recipe::has_bias) && shape.max_tokens == 0)
-      return {errc::shape_mismatch, shape.max_tokens};
     if (status const ok = calibrated.check(heads_total()); !ok) return ok;
     key_states.assign(calibrated.keys.all.begin(), calibrated.keys.all.end());
     value_states.assign(calibrated.values.all.begin(), calibrated.values.all.end());
