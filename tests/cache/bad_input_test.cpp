@@ -293,6 +293,19 @@ TEST_CASE("an exhausted pool changes nothing, and room made elsewhere is enough"
   CHECK(cache.resident_bytes() == 0);
 }
 
+TEST_CASE("what was reserved stays reserved when a longer append fails", "[cache][error][capacity]") {
+  pith::cache_shape tight = shape;
+  tight.bytes = least_bytes<recipe>(shape) + 4 * recipe::page::bytes;  // 8 pages
+  auto cache = make_cache(tight);
+  pith::sequence const s = cache.open().value(), other = cache.open().value();
+  REQUIRE(cache.reserve_tokens(s, 0, 4 + 32 + 128));  // 4 pages
+  REQUIRE(cache.memory().page_pool->used_blocks() == 4);
+  CHECK(cache.append(s, 0, k.part(0, 400), v.part(0, 400)).code == errc::capacity_exceeded);
+  CHECK(cache.memory().page_pool->used_blocks() == 4);
+  REQUIRE(cache.append(other, 0, k.part(0, 4 + 32 + 128), v.part(0, 4 + 32 + 128)));  // the other 4
+  CHECK(cache.append(s, 0, k.part(0, 4 + 32 + 128), v.part(0, 4 + 32 + 128)));
+}
+
 TEST_CASE("what an append takes before the pool ends is given back", "[cache][error][capacity]") {
   pith::cache_shape tight = shape;
   tight.bytes = least_bytes<recipe>(shape) + 4 * recipe::page::bytes;  // 8 pages

@@ -185,14 +185,15 @@ class cache_ledger {
     if (keys == state.sealed_keys && values == state.sealed_values) return {};
     std::int64_t const writes_from = std::min(state.sealed_keys, state.sealed_values) / page::tokens;
     std::int64_t const pages_before = divide_up(sealed, page::tokens), pages_after = divide_up(std::max(keys, values), page::tokens);
+    std::int64_t const held = store_.table_of(index, layer, 0).pages;  // all heads of a layer have as many
     for (int h = 0; h < store_.shape.kv_heads; ++h) {
       table& of = store_.table_of(index, layer, h);
       status ok;
-      for (std::int64_t p = writes_from; ok && p < pages_before; ++p)
+      for (std::int64_t p = writes_from; ok && p < std::min(pages_after, held); ++p)
         ok = own_page(of, p, [&](std::int64_t at, block_id to, block_id from) { copy(h, at, to, from); });
       while (ok && pages_after > of.pages) ok = add_page(of);
       if (ok) continue;
-      for (int back = 0; back <= h; ++back) store_.runs->truncate(store_.table_of(index, layer, back), *store_.page_pool, pages_before);
+      for (int back = 0; back <= h; ++back) store_.runs->truncate(store_.table_of(index, layer, back), *store_.page_pool, held);
       return {errc::capacity_exceeded, (pages_after - pages_before) * store_.shape.kv_heads};
     }
     return {};
