@@ -348,20 +348,23 @@ TEST_CASE("rule 6: a fork copies raw segments, shares pages, and both go on alon
 }
 
 TEST_CASE("rule 6: pages reserved before a fork are not written by both", "[cache][contract][fork]") {
-  auto cache = make_cache();
-  auto apart = make_cache();
-  pith::sequence const s = cache.open().value();
-  append(cache, s, 0, 100);
-  for (int layer = 0; layer < cache.shape().layers; ++layer) REQUIRE(cache.reserve_tokens(s, layer, 300));
-  pith::sequence const fork = cache.fork(s).value();
-  append(cache, s, 100, 200);
-  append(cache, fork, 400, 200);
-  pith::sequence const twin_s = apart.open().value(), twin_fork = apart.open().value();
-  append(apart, twin_s, 0, 300);
-  append(apart, twin_fork, 0, 100);
-  append(apart, twin_fork, 400, 200);
-  CHECK(image(cache, s) == image(apart, twin_s));
-  CHECK(image(cache, fork) == image(apart, twin_fork));
+  for (int64_t const before : {0, 4, 100, 164, 228}) {
+    INFO(before << " tokens before");
+    auto cache = make_cache();
+    auto apart = make_cache();
+    pith::sequence const s = cache.open().value();
+    append(cache, s, 0, before);
+    for (int layer = 0; layer < cache.shape().layers; ++layer) REQUIRE(cache.reserve_tokens(s, layer, 300));
+    pith::sequence const fork = cache.fork(s).value();
+    append(cache, s, before, 200);
+    append(cache, fork, 400, 200);
+    pith::sequence const twin_s = apart.open().value(), twin_fork = apart.open().value();
+    append(apart, twin_s, 0, before + 200);
+    append(apart, twin_fork, 0, before);
+    append(apart, twin_fork, 400, 200);
+    CHECK(image(cache, s) == image(apart, twin_s));
+    CHECK(image(cache, fork) == image(apart, twin_fork));
+  }
 }
 
 TEST_CASE("rule 6: forks of forks, closed in any order, leave nothing behind", "[cache][contract][fork]") {

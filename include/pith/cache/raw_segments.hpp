@@ -16,7 +16,7 @@ namespace pith {
 
 // A number of a new token as it is stored raw. Under saturate what is not finite becomes 0 or +-65504: a score with it is still finite.
 template <nan_policy Policy, storage_scalar T>
-PITH_HD constexpr bf16 raw_number(T x) noexcept {
+PITH_HD constexpr bf16 raw_bf16(T x) noexcept {
   if constexpr (Policy == nan_policy::saturate) {
     float const value = to_float(x);
     if (!is_finite(value)) return from_float<bf16>(is_nan(value) ? 0.0f : value > 0 ? largest<f16> : -largest<f16>);

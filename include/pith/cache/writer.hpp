@@ -74,9 +74,9 @@ class cache_writer : public cache_ledger<Recipe> {
     raw_row(tensor_view<T, 3> x, std::int64_t token, std::int64_t head) {
       T* const first = &x(token, head, 0);
       if (std::int64_t const step = x.stride[2]; step == 1)
-        for (int c = 0; c < Channels; ++c) number[c] = raw_number<Recipe::nan>(first[c]);
+        for (int c = 0; c < Channels; ++c) number[c] = raw_bf16<Recipe::nan>(first[c]);
       else
-        for (int c = 0; c < Channels; ++c) number[c] = raw_number<Recipe::nan>(first[c * step]);
+        for (int c = 0; c < Channels; ++c) number[c] = raw_bf16<Recipe::nan>(first[c * step]);
     }
   };
   using key_row = raw_row<Recipe::key_channels>;
