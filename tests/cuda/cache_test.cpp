@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+// A device's cache and the host's cache of the same composition, side by side: the same statuses and the same bytes after every call.
+#include "pith/cuda/cache.hpp"
+
+#include "cuda/cache_support.hpp"
+
+using namespace pith_test;
+using pith::errc;
+using pith::status;
+
+namespace {
+
+struct plain : pith::kv_cache<pith::head_dim<32>, pith::keys<pith::raw<pith::bf16>>, pith::values<pith::raw<pith::bf16>>, pith::on<pith::cuda>> {};
+struct plain_host : pith::kv_cache<pith::head_dim<32>, pith::keys<pith::raw<pith::bf16>>, pith::values<pith::raw<pith::bf16>>> {};
+
+struct sided : pith::kv_cache<pith::head_dim<32, 16>, pith::keys<pith::int4<pith::per_token<16>>>, pith::values<pith::int4<pith::per_token<16>>>,
+                              pith::raw<pith::first<4>, pith::last<8, 40>>, pith::side<pith::liveness, pith::bias>, pith::on<pith::cuda>> {};
+struct sided_host : pith::kv_cache<pith::head_dim<32, 16>, pith::keys<pith::int4<pith::per_token<16>>>, pith::values<pith::int4<pith::per_token<16>>>,
+                                   pith::raw<pith::first<4>, pith::last<8, 40>>, pith::side<pith::liveness, pith::bias>> {};
+
+// KIVI's kinds of groups; tiles of keys are longer than those of values.
+struct long_tiles : pith::kv_cache<pith::head_dim<16, 32>, pith::keys<pith::int4<pith::per_channel<64>>>, pith::values<pith::int2<pith::per_token<32>>>,
+                                   pith::raw<pith::first<4>, pith::last<64, 32>>, pith::pages<pith::paged<128>>, pith::on<pith::cuda>> {};
+struct long_tiles_host : pith::kv_cache<pith::head_dim<16, 32>, pith::keys<pith::int4<pith::per_channel<64>>>, pith::values<pith::int2<pith::per_token<32>>>,
+                                        pith::raw<pith::first<4>, pith::last<64, 32>>, pith::pages<pith::paged<128>>> {};
+
+struct rotated : pith::kv_cache<pith::head_dim<16>, pith::keys<pith::pipe<pith::hadamard<16>, pith::int8<pith::per_channel<32>>>>,
+                                pith::values<pith::pipe<pith::hadamard<16>, pith::int4<pith::per_token<16>>>>, pith::raw<pith::first<20>, pith::last<1>>,
+                                pith::side<pith::bias>, pith::pages<pith::paged<32>>, pith::on<pith::cuda>> {};
+struct rotated_host : pith::kv_cache<pith::head_dim<16>, pith::keys<pith::pipe<pith::hadamard<16>, pith::int8<pith::per_channel<32>>>>,
+                                     pith::values<pith::pipe<pith::hadamard<16>, pith::int4<pith::per_token<16>>>>, pith::raw<pith::first<20>, pith::last<1>>,
+                                     pith::side<pith::bias>, pith::pages<pith::paged<32>>> {};
+
+struct permuted : pith::kv_cache<pith::head_dim<16>, pith::keys<pith::pipe<pith::permute, pith::int4<pith::per_token<16>>>>,
+                                 pith::values<pith::raw<pith::f16>>, pith::non_finite<pith::nan_policy::propagate>, pith::side<pith::liveness>,
+                                 pith::on<pith::cuda>> {};
+struct permuted_host : pith::kv_cache<pith::head_dim<16>, pith::keys<pith::pipe<pith::permute, pith::int4<pith::per_token<16>>>>,
+                                      pith::values<pith::raw<pith::f16>>, pith::non_finite<pith::nan_policy::propagate>, pith::side<pith::liveness>> {};
+
+std::vector<pith::permutation<16>> permutations() {
+  std::vector<pith::permutation<16>> all;
+  random_bits bits(77);
+  for (int i = 0; i < layers * kv_heads; ++i) {
+    std::vector<float> sizes(16);
+    for (float& x : sizes) x = bits.uniform();
+    all.push_back(pith::permutation<16>::descending(sizes).value());
+  }
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("a device's cache has the bytes and statuses of the host's", "[cuda][cache][random]") {
+  std::map<std::string, int64_t> count;
+  SECTION("bf16") { count = random_operations<plain_host, plain, float>(1, 400, {}); }
+  SECTION("int4, side arrays, values longer raw than keys") { count = random_operations<sided_host, sided, pith::bf16>(2, 500, {}); }
+  SECTION("tiles of keys twice as long, keys longer raw than values") { count = random_operations<long_tiles_host, long_tiles, pith::f16>(3, 400, {}); }
+  SECTION("rotated, a page is one tile") { count = random_operations<rotated_host, rotated, float>(4, 400, {}); }
+  SECTION("permuted, not a number stays") {
+    auto const all = permutations();
+    count = random_operations<permuted_host, permuted, float>(5, 400, {.keys = {all}});
+  }
+  for (char const* const what : {"append", "append many", "fork", "truncate", "cut inexactly", "close", "exhausted"}) {
+    INFO(what << " " << count[what]);
+    CHECK(count[what] > 3);
+  }
+}
+
+TEST_CASE("appends to more sequences than a launch takes", "[cuda][cache]") {
+  int constexpr many = 150;
+  pith::cache_shape const shape{.layers = 1, .kv_heads = 1, .query_heads = 1, .bytes = 4 << 20, .max_sequences = many, .max_tokens = 256, .max_chunk = 32};
+  twins<sided_host, sided, float> both(shape, 9, {});
+  std::vector<std::size_t> which;
+  for (std::size_t i = 0; i < many; ++i) {
+    both.open_one();
+    which.push_back(i);
+  }
+  for (int step = 0; step < 4; ++step) {
+    std::vector<int64_t> counts;
+    for (int i = 0; i < many; ++i) counts.push_back((i * 7 + step * 13) % 60);
+    REQUIRE(both.append_many(which, 0, counts));
+    both.compare();
+  }
+  both.fork_one(3, false);  // there is no room
+}
+
+TEST_CASE("what the device's cache refuses", "[cuda][cache][error]") {
+  pith::cache_shape const shape{.layers = layers, .kv_heads = kv_heads, .query_heads = 4, .bytes = 1 << 20, .max_sequences = 3, .max_tokens = 300, .max_chunk = 64};
+  twins<sided_host, sided, float> both(shape, 9, {});
+  both.open_one(), both.open_one();
+  auto& cache = both.device;
+  auto const& env = both.env;
+  auto const rows = both.device_rows(10, 20);
+  pith::sequence const a = both.open[0].second, b = both.open[1].second;
+  pith::sequence stale = a;
+  ++stale.generation;
+  auto const append = [&](std::vector<pith::sequence> const& which, int layer, std::vector<int64_t> const& counts) {
+    return cache.append(env, which, layer, rows.first, rows.second, counts);
+  };
+  CHECK(append({a, stale}, 0, {10, 10}) == status{errc::stale_handle, a.index});
+  CHECK(append({a, a}, 0, {10, 10}) == status{errc::out_of_range, 1});
+  CHECK(append({a, b}, layers, {10, 10}) == status{errc::out_of_range, layers});
+  CHECK(append({a, b}, 0, {21, -1}) == status{errc::out_of_range, 1});
+  CHECK(append({a, b}, 0, {10, 11}) == status{errc::shape_mismatch, 20});
+  CHECK(append({a, b}, 0, {20}) == status{errc::shape_mismatch, 1});
+  auto narrow = rows;
+  narrow.first.extent[2] = 16;
+  CHECK(cache.append(env, std::vector{a}, 0, narrow.first, narrow.second, std::vector<int64_t>{20}) == status{errc::shape_mismatch, 16});
+  CHECK(cache.append(env, {}, 0, rows.first.part(0, 0), rows.second.part(0, 0), {}));
+  CHECK(cache.load_chunk(env, std::vector{a}, 0, both.device_rows(0, 65).first, both.device_rows(0, 65).second, std::vector<int64_t>{65}) ==
+        status{errc::capacity_exceeded, 64});
+  CHECK(cache.reserve_tokens(env, a, 0, -1) == status{errc::out_of_range, -1});
+  CHECK(cache.reserve_tokens(env, a, 0, 301) == status{errc::capacity_exceeded, 300});
+  CHECK(cache.truncate(env, a, -1).error() == status{errc::out_of_range, -1});
+  CHECK(cache.evict(env, a, 0, 0, std::vector<int64_t>{0}) == status{errc::out_of_range, 0});
+  CHECK(cache.set_bias(env, a, 0, kv_heads, 0, 1) == status{errc::out_of_range, kv_heads});
+  CHECK(cache.close(stale) == status{errc::stale_handle, a.index});
+  CHECK(cache.fork(env, stale).error() == status{errc::stale_handle, a.index});
+  both.compare();
+
+  auto const make = [&](pith::cache_shape const& of, std::span<std::byte> memory) { return pith::make<sided>(env, of, memory).error().code; };
+  pith::cache_shape wrong = shape;
+  wrong.max_tokens = 0;
+  CHECK(make(wrong, both.memory()) == errc::shape_mismatch);
+  CHECK(make(shape, {}) == errc::capacity_exceeded);
+  CHECK(make(shape, both.memory().first(5000)) == errc::capacity_exceeded);
+  CHECK(make(shape, both.memory().subspan(16)) == errc::misaligned);
+  CHECK(pith::make<permuted>(env, shape, both.memory(), {}).error() == status{errc::shape_mismatch, 0});
+}
+
+TEST_CASE("numbers that are refused are told in the status word", "[cuda][cache][error]") {
+  struct strict : pith::kv_cache<pith::head_dim<16>, pith::keys<pith::int4<pith::per_token<16>>>, pith::values<pith::raw<pith::bf16>>,
+                                 pith::non_finite<pith::nan_policy::reject>, pith::on<pith::cuda>> {};
+  counting_environment env;
+  aligned_bytes memory(1 << 20);
+  auto cache = pith::make<strict>(env, {.query_heads = 1, .max_sequences = 2, .max_tokens = 200}, memory.span()).value();
+  std::vector<pith::sequence> const which{cache.open(env).value(), cache.open(env).value()};
+  std::vector<float> k(40 * 16, 1.0f), v(40 * 16, 2.0f);
+  pith::tensor_view<float, 3, pith::space::device> const keys(k.data(), {40, 1, 16}), values(v.data(), {40, 1, 16});
+  REQUIRE(cache.append(env, which, 0, keys, values, std::vector<int64_t>{25, 15}));
+  CHECK(env.status());
+  v[31 * 16 + 5] = std::numeric_limits<float>::infinity();
+  REQUIRE(cache.append(env, which, 0, keys, values, std::vector<int64_t>{25, 15}));
+  CHECK(env.status() == status{errc::not_finite, 31});
+}
+
+TEST_CASE("what an attention kernel reads of a cache is what the host's attention reads", "[cuda][cache][source]") {
+  pith::cache_shape const shape{.layers = layers, .kv_heads = kv_heads, .query_heads = 4, .bytes = 2 << 20, .max_sequences = 6, .max_tokens = 400, .max_chunk = 70};
+  twins<sided_host, sided, float> both(shape, 11, {});
+  for (int i = 0; i < 5; ++i) both.open_one();
+  REQUIRE(both.append_many({0, 1, 2, 3}, 1, {3, 60, 200, 333}));
+  both.truncate_one(2, 150);
+  both.truncate_one(3, 331);
+  both.evict_one(2, 1, 1, {0, 5, 77, 149});
+  both.bias_one(1, 1, 0, 59, 1.5f);
+  REQUIRE(both.append_many({2}, 1, {20}));
+  both.compare();
+  std::vector<int64_t> const queries{1, 5, 7, 64, 0}, chunk{2, 33, 70, 64, 0};
+  both.compare_source<true>({0, 1, 2, 3, 4}, 1, queries, chunk);
+  both.compare_source<true>({4, 2}, 1, std::vector<int64_t>{0, 3}, {});
+
+  twins<long_tiles_host, long_tiles, float> unmasked(shape, 12, {});
+  for (int i = 0; i < 3; ++i) unmasked.open_one();
+  REQUIRE(unmasked.append_many({0, 1, 2}, 0, {3, 100, 333}));
+  unmasked.compare_source<false>({2, 1, 0}, 0, std::vector<int64_t>{3, 100, 1}, {});
+}
