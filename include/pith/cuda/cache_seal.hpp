@@ -14,38 +14,37 @@ namespace pith::device {
 // Rows of staged slots slot, slot + 1, ...: those below `held` from a ring of raw tiles, the others from the caller, as they are stored raw.
 template <class Recipe, class Raw, storage_scalar X>
 struct staged_rows {
-  using held_quad = std::conditional_t<sizeof(X) == 2, word2, word4>;
   std::byte const* ring;
   std::int64_t tiles, slot, held;
   X const* x;  // of row 0, this head
   std::int64_t row_stride, channel_stride, row;  // the row of staged slot 0
   bool whole_quads;                              // four channels of a row are one aligned load
 
-  template <int Channels, int Threads, class Put>
-  PITH_HD void read(int thread, int first, int count, Put const& put) const {
-    if (slot + first + count <= held && first % block_tokens == 0 && count % block_tokens == 0)
-      return raw_ring<Raw>{ring, slot / block_tokens, tiles}.template read<Channels, Threads>(thread, first, count, put);
-    constexpr int quads = Channels / 4;
-    for (int i = thread; i < count * quads; i += Threads) {
-      int const token = i / quads, c = i % quads * 4;
-      std::int64_t const at = slot + first + token;
-      quad four;
-      if (at < held) {
-        std::byte const* const tile = ring + at / block_tokens % tiles * Raw::bytes;
-        PITH_UNROLL for (int k = 0; k < 4; ++k) four.at[k] = Raw::get(tile, static_cast<int>(at % block_tokens), c + k);
-      } else {
-        X const* const from = x + (row + at) * row_stride + c * channel_stride;
-        X number[4];
-        if (whole_quads) {
-          held_quad const loaded = *reinterpret_cast<held_quad const*>(from);
-          memcpy(number, &loaded, sizeof(number));
-        } else {
-          PITH_UNROLL for (int k = 0; k < 4; ++k) number[k] = from[k * channel_stride];
-        }
-        PITH_UNROLL for (int k = 0; k < 4; ++k) four.at[k] = to_float(raw_bf16<Recipe::nan>(number[k]));
-      }
-      put(token, c, four);
+  // See rows.hpp.
+  template <int Channels, int Count, int Threads, class Put>
+  PITH_HD void read(int thread, int first, Put const& put) const {
+    if (Count % block_tokens == 0 && first % block_tokens == 0 && slot + first + Count <= held) {
+      raw_ring<Raw>{ring, slot / block_tokens, tiles}.template read<Channels, Count, Threads>(thread, first, put);
+    } else if (whole_quads && slot + first >= held) {
+      plain_rows<X const>{x + (row + slot) * row_stride, row_stride}.template read<Channels, Count, Threads>(
+          thread, first, [&](int token, int c, quad four) {
+            PITH_UNROLL for (int k = 0; k < 4; ++k) four.at[k] = to_float(raw_bf16<Recipe::nan>(four.at[k]));
+            put(token, c, four);
+          });
+    } else {
+      for_each_item<Count * Channels / 4, Threads>(thread, [&](int i) {
+        int const token = i / (Channels / 4), c = i % (Channels / 4) * 4;
+        quad four;
+        PITH_UNROLL for (int k = 0; k < 4; ++k) four.at[k] = number(slot + first + token, c + k);
+        put(token, c, four);
+      });
     }
+  }
+
+ private:
+  PITH_HD float number(std::int64_t at, int c) const {
+    if (at < held) return Raw::get(ring + at / block_tokens % tiles * Raw::bytes, static_cast<int>(at % block_tokens), c);
+    return to_float(raw_bf16<Recipe::nan>(x[(row + at) * row_stride + c * channel_stride]));
   }
 };
 
