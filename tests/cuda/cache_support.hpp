@@ -86,16 +86,17 @@ struct twins {
   std::span<std::byte> memory() { return bytes.span(); }
   int64_t below(int64_t n) { return static_cast<int64_t>(bits() % static_cast<std::uint64_t>(n)); }
 
-  // Tokens [from, from + count) of the text; every second row is skipped, and heads lie far apart.
+  // Tokens [from, from + count) of the text: heads lie far apart, channels side by side or, `spread`, a row's worth of tokens apart.
   template <pith::space Space>
-  auto text(int64_t from, int64_t count) {
+  auto text(int64_t from, int64_t count, bool spread = false) {
     auto const view = [&](std::vector<T>& of, int64_t channels) {
-      return pith::tensor_view<T const, 3, Space>(of.data() + from * channels, {count, shape.kv_heads, channels},
-                                                  {channels, text_tokens * channels, 1});
+      return spread ? pith::tensor_view<T const, 3, Space>(of.data() + from, {count, shape.kv_heads, channels}, {1, text_tokens * channels, text_tokens})
+                    : pith::tensor_view<T const, 3, Space>(of.data() + from * channels, {count, shape.kv_heads, channels},
+                                                           {channels, text_tokens * channels, 1});
     };
     return std::pair(view(k, Host::key_channels), view(v, Host::value_channels));
   }
-  auto device_rows(int64_t from, int64_t count) { return text<pith::space::device>(from, count); }
+  auto device_rows(int64_t from, int64_t count, bool spread = false) { return text<pith::space::device>(from, count, spread); }
 
   void open_one() {
     auto const a = host.open();
@@ -132,6 +133,17 @@ struct twins {
   void bias_one(std::size_t at, int layer, int head, int64_t token, float value) {
     if constexpr (Host::has_bias)
       REQUIRE(host.set_bias(open[at].first, layer, head, token, value) == device.set_bias(env, open[at].second, layer, head, token, value));
+  }
+
+  // One sequence, rows as they lie in the text.
+  bool append_one(std::size_t at, int layer, int64_t tokens) {
+    int64_t const from = below(text_tokens / 2);
+    bool const spread = below(2) == 0;
+    auto const [host_k, host_v] = text<pith::space::host>(from, tokens, spread);
+    auto const [device_k, device_v] = device_rows(from, tokens, spread);
+    pith::status const done = host.append(open[at].first, layer, host_k, host_v);
+    REQUIRE(device.append(env, std::span(&open[at].second, 1), layer, device_k, device_v, std::span(&tokens, 1)) == done);
+    return static_cast<bool>(done);
   }
 
   // Whether it went well. Where there is no room for all, the sequences are tried one by one, and the first that fails does so in both.
@@ -346,7 +358,8 @@ std::map<std::string, int64_t> random_operations(std::uint64_t seed, int steps, 
         if (i != at) which.push_back(i);
       std::vector<int64_t> counts;
       for (std::size_t i = 0; i < which.size(); ++i) counts.push_back(all.below(6) == 0 ? all.below(200) : all.below(3) == 0 ? 1 : all.below(40));
-      ++count[!all.append_many(which, layer, counts) ? "exhausted" : which.size() > 1 ? "append many" : "append"];
+      bool const well = which.size() == 1 ? all.append_one(at, layer, counts[0]) : all.append_many(which, layer, counts);
+      ++count[!well ? "exhausted" : which.size() > 1 ? "append many" : "append"];
     } else if (what < 66) {
       if (all.open.size() < 5) {
         all.fork_one(at);

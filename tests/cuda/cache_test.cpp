@@ -84,6 +84,28 @@ TEST_CASE("appends to more sequences than a launch takes", "[cuda][cache]") {
   both.fork_one(3, false);  // there is no room
 }
 
+TEST_CASE("an append that one of many sequences has no room for adds nothing to any", "[cuda][cache][error]") {
+  pith::cache_shape shape{.layers = 1, .kv_heads = 2, .query_heads = 2, .bytes = 0, .max_sequences = 3, .max_tokens = 1000, .max_chunk = 32};
+  shape.bytes = pith::cache_storage<sided_host>::fixed_bytes(shape) + 8 * sided_host::page::bytes + 64;
+  twins<sided_host, sided, float> both(shape, 21, {});
+  for (int i = 0; i < 3; ++i) both.open_one();
+  auto const used = [&] { return both.device.memory().page_pool->used_blocks(); };
+  REQUIRE(both.device.memory().page_pool->blocks() == 8);
+  REQUIRE(both.append_many({0, 1, 2}, 0, {50, 60, 5}));
+  both.compare();
+  int64_t const before = used();
+  auto const [k, v] = both.device_rows(0, 300);
+  std::vector<pith::sequence> const which{both.open[0].second, both.open[1].second, both.open[2].second};
+  for (int tries = 0; tries < 2; ++tries) {
+    CHECK(both.device.append(both.env, which, 0, k, v, std::vector<int64_t>{70, 10, 220}).code == errc::capacity_exceeded);
+    CHECK(used() == before);
+    both.compare();
+  }
+  for (auto const& [of, handle] : both.open) CHECK(both.device.length(handle, 0) == both.host.length(of, 0));
+  REQUIRE(both.append_many({0, 1, 2}, 0, {70, 10, 5}));
+  both.compare();
+}
+
 TEST_CASE("what the device's cache refuses", "[cuda][cache][error]") {
   pith::cache_shape const shape{.layers = layers, .kv_heads = kv_heads, .query_heads = 4, .bytes = 1 << 20, .max_sequences = 3, .max_tokens = 300, .max_chunk = 64};
   twins<sided_host, sided, float> both(shape, 9, {});

@@ -42,6 +42,8 @@ struct non_finite {};
 template <class Backend>
 struct on {};
 
+struct cuda;  // the backend of cuda/cache.hpp; the others stand with their kernels
+
 struct positions {};  // an original position for each slot; windows are then counted in positions
 struct liveness {};   // a bit for each slot and KV head: evict()
 struct bias {};       // an f32 added to a slot's score, for each KV head: set_bias()

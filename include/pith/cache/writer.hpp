@@ -28,6 +28,8 @@ class cache_writer : public cache_ledger<Recipe> {
   static_assert(!std::is_void_v<typename Recipe::backend> ||
                     is_complete<default_backend<std::conditional_t<std::is_class_v<Recipe>, void, Recipe>>>,
                 "[pith] kv_cache<...>: no backend is included. Fix: #include \"pith/cpu/attention.hpp\".");
+  static_assert(!std::is_same_v<typename Recipe::backend, cuda>,
+                "[pith] make<Recipe>(shape): the composition runs on<cuda>. Fix: make<Recipe>(env, shape, memory) of \"pith/cuda/cache.hpp\".");
   using backend = typename std::conditional_t<std::is_void_v<typename Recipe::backend>, default_backend<>,
                                               std::type_identity<typename Recipe::backend>>::type;
   using typename base::page;

@@ -221,8 +221,10 @@ consteval bool check_device_cache() {
                   "[pith] make<Recipe>(env, shape, memory): a codec of this composition has calibrated state. Fix: "
                   "make<Recipe>(env, shape, memory, calibration).");
     return false;
+  } else if constexpr (!device::has_device_form<typename Recipe::page::key_tile>) {
+    return device::check_device_form<typename Recipe::page::key_tile>();
   } else {
-    return true;
+    return device::check_device_form<typename Recipe::page::value_tile>();
   }
 }
 
