@@ -86,11 +86,12 @@ struct twins {
   std::span<std::byte> memory() { return bytes.span(); }
   int64_t below(int64_t n) { return static_cast<int64_t>(bits() % static_cast<std::uint64_t>(n)); }
 
-  // Tokens [from, from + count) of the text: heads lie far apart, channels side by side or, `spread`, a row's worth of tokens apart.
+  // Tokens [from, from + count) of the text: heads lie far apart, channels side by side or, `spread`, with another number between.
   template <pith::space Space>
   auto text(int64_t from, int64_t count, bool spread = false) {
     auto const view = [&](std::vector<T>& of, int64_t channels) {
-      return spread ? pith::tensor_view<T const, 3, Space>(of.data() + from, {count, shape.kv_heads, channels}, {1, text_tokens * channels, text_tokens})
+      return spread ? pith::tensor_view<T const, 3, Space>(of.data() + 2 * from * channels, {count, shape.kv_heads, channels},
+                                                           {2 * channels, 2 * text_tokens * channels, 2})
                     : pith::tensor_view<T const, 3, Space>(of.data() + from * channels, {count, shape.kv_heads, channels},
                                                            {channels, text_tokens * channels, 1});
     };

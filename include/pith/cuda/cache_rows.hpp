@@ -58,9 +58,6 @@ PITH_HD void write_raw_rows(int thread, int threads, std::byte* tile, int from, 
     }
   }
 }
-PITH_HD inline void clear_words(int thread, int threads, std::byte* from, std::byte const* end) {
-  for (std::byte* at = from + 4 * thread; at < end; at += 4 * threads) store_word<std::uint32_t>(at, 0u);
-}
 
 // Rows of the caller, one head of them, as the cache stores them raw. Under nan_policy::reject the first number that is not finite is told.
 template <class Recipe, class Thread, storage_scalar T>
@@ -89,6 +86,7 @@ struct append_rows_kernel {
   static constexpr int threads = 128;
   static constexpr std::int64_t key_parts = segments::key_ring, value_parts = segments::value_ring,
                                 parts = key_parts + value_parts + (Recipe::first_tokens > 0);
+  static_assert(Recipe::first_tokens == 0 || segments::keys_at == segments::first_key_tile::bytes + segments::first_value_tile::bytes);
   cache_memory<Recipe> memory;
   device_rows<K> k;
   device_rows<V> v;
@@ -117,7 +115,6 @@ struct append_rows_kernel {
       bool const fresh = from == 0;
       write_raw_rows<typename segments::first_key_tile>(thread, threads, raw, from, to, fresh, key_rows);
       write_raw_rows<typename segments::first_value_tile>(thread, threads, raw + segments::first_values_at, from, to, fresh, value_rows);
-      if (fresh) clear_words(thread, threads, raw + segments::first_values_at + segments::first_value_tile::bytes, raw + segments::keys_at);
     }
     if (part == 0 && head == 0 && thread == 0) {
       layer_state& state = memory.state_of_layer(e.sequence, batch.layer);
