@@ -8,7 +8,6 @@
 #include "pith/cuda/attention_merge.hpp"
 #include "pith/cuda/attention_statistics.hpp"
 #include "pith/cuda/environment.hpp"
-#include "pith/page/attention_engine.hpp"
 
 namespace pith {
 
@@ -22,10 +21,6 @@ struct device_attention_options {
 };
 
 namespace device {
-
-// How many numbers of 16 bits stand for a query or weight: two for exact accuracy, one for integer.
-template <class Accuracy>
-inline constexpr int terms_of = std::is_same_v<Accuracy, exact_accuracy> ? 2 : 1;
 
 // Sizes of a call that the host knows without asking the device.
 struct attention_extent {

@@ -116,7 +116,7 @@ struct page_source {
 // The first broken rule speaks alone.
 template <class Page>
 consteval bool check_device_page() {
-  constexpr bool keys_fit = has_device_form<typename Page::key_tile>, values_fit = has_device_form<typename Page::value_tile>;
+  constexpr bool keys_fit = has_product_form<typename Page::key_tile>, values_fit = has_product_form<typename Page::value_tile>;
   if constexpr (!keys_fit) {
     static_assert(keys_fit,
                   "[pith] keys<C> on cuda: C has no device form. Fix: integer codes (int2 to int8), block_float, raw<bf16> or raw<f16>, and pipes over them.");

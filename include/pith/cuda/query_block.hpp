@@ -9,8 +9,13 @@
 #pragma once
 
 #include "pith/cuda/dot_operand.hpp"
+#include "pith/page/attention_engine.hpp"
 
 namespace pith::device {
+
+// How many numbers of 16 bits stand for a query or weight: two for exact accuracy, one for integer.
+template <class Accuracy>
+inline constexpr int terms_of = std::is_same_v<Accuracy, exact_accuracy> ? 2 : 1;
 
 template <class Storage, int NT, int Terms>
 struct query_block {

@@ -25,7 +25,7 @@ inline constexpr bool is_raw_tile<raw_tile<T, Channels, Use, Tokens>> = sizeof(T
 
 // What kernels can multiply: integers of 2 to 8 bits (block floats among them) and 16-bit floats.
 template <class Tile>
-inline constexpr bool has_device_form = is_integer_tile<typename Tile::storage> || is_raw_tile<typename Tile::storage>;
+inline constexpr bool has_product_form = is_integer_tile<typename Tile::storage> || is_raw_tile<typename Tile::storage>;
 
 template <class Storage>
 struct tile_stage {

@@ -6,14 +6,20 @@
 //     multiply(tiles, x, out, bias, scratch, run)               out[i][r] = sum_c W[r][c] x[i][c] + bias[r]
 //     multiply_transposed(tiles, x, out, bias, scratch, run)    out[i][c] = sum_r W[r][c] x[i][r] + bias[c]
 //
+// A device's engine takes its environment where these take scratch and an executor (cuda/linear_launch.hpp).
+//
 // Tiles lie row block by row block, the panels of a row block one after the other, without gaps: one product reads memory once, forwards.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
+#include <span>
 
 #include "pith/codec/concept.hpp"
 #include "pith/core/bits.hpp"
+#include "pith/core/status.hpp"
+#include "pith/page/attention_engine.hpp"
 
 namespace pith {
 
@@ -74,6 +80,47 @@ struct packed_tiles {
   std::int64_t row_blocks() const { return divide_up(rows, Tile::tokens); }
   std::int64_t panels() const { return divide_up(columns, Tile::channels); }
   std::byte const* at(std::int64_t row_block, std::int64_t panel) const { return data + (row_block * panels() + panel) * Tile::bytes; }
+
+  static constexpr std::int64_t alignment = 64;
+
+  // Bytes of a packed matrix, everything included; the largest int64 if that does not fit, 0 for an extent that is not positive.
+  static constexpr std::int64_t bound_bytes(std::int64_t rows, std::int64_t columns) noexcept {
+    if (rows <= 0 || columns <= 0) return 0;
+    std::int64_t const row_blocks = (rows - 1) / Tile::tokens + 1, panels = (columns - 1) / Tile::channels + 1;
+    std::int64_t count = 0, bytes = 0;
+    bool const over =
+        __builtin_mul_overflow(row_blocks, panels, &count) || __builtin_mul_overflow(count, std::int64_t{Tile::bytes}, &bytes);
+    return over ? std::numeric_limits<std::int64_t>::max() : bytes;
+  }
+
+  // errors  misaligned  `at` is what the address exceeds a multiple of 64 by
+  //         too_small   `at` is the bytes wanted
+  static status check_memory(std::span<std::byte const> memory, std::int64_t rows, std::int64_t columns, errc too_small) noexcept {
+    auto const past = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(memory.data()) % alignment);
+    if (past != 0) return {errc::misaligned, past};
+    std::int64_t const wanted = bound_bytes(rows, columns);
+    if (static_cast<std::int64_t>(memory.size()) < wanted) return {too_small, wanted};
+    return {};
+  }
 };
+
+// Extents of a product; a bias of 0 is none.
+inline status check_extents(std::int64_t const (&x)[2], std::int64_t const (&out)[2], std::int64_t in_features, std::int64_t out_features,
+                            std::int64_t bias) noexcept {
+  if (x[0] < 0) return {errc::shape_mismatch, x[0]};
+  if (x[1] != in_features) return {errc::shape_mismatch, x[1]};
+  if (out[0] != x[0]) return {errc::shape_mismatch, out[0]};
+  if (out[1] != out_features) return {errc::shape_mismatch, out[1]};
+  if (bias != 0 && bias != out_features) return {errc::shape_mismatch, bias};
+  return {};
+}
+
+// Whose product a call of multiply<Accuracy> is.
+template <class Accuracy>
+consteval bool check_accuracy() {
+  constexpr bool known = std::is_same_v<Accuracy, exact_accuracy> || std::is_same_v<Accuracy, integer_accuracy>;
+  static_assert(known, "[pith] multiply<A>: A is exact_accuracy or integer_accuracy. Fix: multiply<integer_accuracy>(...).");
+  return known;
+}
 
 }  // namespace pith

@@ -22,14 +22,13 @@
 // threads  a packed matrix is read-only: any number of products may run at once, each with its own scratch
 #pragma once
 
-#include <limits>
+#include <iterator>
 #include <span>
 
 #include "pith/core/executor.hpp"
 #include "pith/core/view.hpp"
 #include "pith/linear/linear_engine.hpp"
 #include "pith/page/arena.hpp"
-#include "pith/page/attention_engine.hpp"
 
 namespace pith {
 
@@ -45,14 +44,7 @@ class packed_matrix {
   using tiles = packed_tiles<tile>;
 
   // Bytes of a packed matrix, everything included; the largest int64 if that does not fit, 0 for an extent that is not positive.
-  static constexpr std::int64_t bound_bytes(std::int64_t rows, std::int64_t columns) noexcept {
-    if (rows <= 0 || columns <= 0) return 0;
-    std::int64_t const row_blocks = (rows - 1) / tile::tokens + 1, panels = (columns - 1) / Panel + 1;
-    std::int64_t count = 0, bytes = 0;
-    bool const over =
-        __builtin_mul_overflow(row_blocks, panels, &count) || __builtin_mul_overflow(count, std::int64_t{tile::bytes}, &bytes);
-    return over ? std::numeric_limits<std::int64_t>::max() : bytes;
-  }
+  static constexpr std::int64_t bound_bytes(std::int64_t rows, std::int64_t columns) noexcept { return tiles::bound_bytes(rows, columns); }
 
   // Encodes w into memory of its own, on huge pages where the system has them. nan_policy::reject refuses NaN and infinity; any other
   // leaves them to the codec.
@@ -78,7 +70,7 @@ class packed_matrix {
   static result<packed_matrix> pack_into(std::span<std::byte> memory, matrix_view<T> w, nan_policy nan = nan_policy::saturate,
                                          Executor&& run = {}) noexcept {
     if (status const ok = admit(w, nan); !ok) return ok;
-    if (status const ok = admit(memory, w.extent[0], w.extent[1], errc::capacity_exceeded); !ok) return ok;
+    if (status const ok = tiles::check_memory(memory, w.extent[0], w.extent[1], errc::capacity_exceeded); !ok) return ok;
     encode(w, memory.data(), run);
     return open(memory, w.extent[0], w.extent[1]);
   }
@@ -88,7 +80,7 @@ class packed_matrix {
   // errors  shape_mismatch, misaligned; truncated, with the bytes wanted
   static result<packed_matrix> open(std::span<std::byte const> memory, std::int64_t rows, std::int64_t columns) noexcept {
     if (rows <= 0 || columns <= 0) return status{errc::shape_mismatch, rows <= 0 ? rows : columns};
-    if (status const ok = admit(memory, rows, columns, errc::truncated); !ok) return ok;
+    if (status const ok = tiles::check_memory(memory, rows, columns, errc::truncated); !ok) return ok;
     return packed_matrix(heap_arena::make(0).value(), memory.data(), rows, columns);
   }
 
@@ -133,7 +125,7 @@ class packed_matrix {
   template <class Accuracy = exact_accuracy, weight_scalar X, storage_scalar O, executor Executor = serial>
   status multiply(matrix_view<X> x, matrix_view<O> out, std::span<std::byte> scratch, std::span<float const> bias = {},
                   Executor&& run = {}) const noexcept {
-    if (status const ok = admit(x.extent, out.extent, columns(), rows(), bias.size()); !ok) return ok;
+    if (status const ok = check_extents(x.extent, out.extent, columns(), rows(), std::ssize(bias)); !ok) return ok;
     std::int64_t const wanted = scratch_bytes<Accuracy>(x.extent[0]);
     if (static_cast<std::int64_t>(scratch.size()) < wanted) return {errc::capacity_exceeded, wanted};
     if (x.extent[0] > 0) engine<Accuracy>::multiply(tiles_, x, out, bias.empty() ? nullptr : bias.data(), aligned(scratch), run);
@@ -144,7 +136,7 @@ class packed_matrix {
   template <class Accuracy = exact_accuracy, weight_scalar X, storage_scalar O, executor Executor = serial>
   status multiply_transposed(matrix_view<X> x, matrix_view<O> out, std::span<std::byte> scratch, std::span<float const> bias = {},
                              Executor&& run = {}) const noexcept {
-    if (status const ok = admit(x.extent, out.extent, rows(), columns(), bias.size()); !ok) return ok;
+    if (status const ok = check_extents(x.extent, out.extent, rows(), columns(), std::ssize(bias)); !ok) return ok;
     std::int64_t const wanted = transposed_scratch_bytes<Accuracy>(x.extent[0]);
     if (static_cast<std::int64_t>(scratch.size()) < wanted) return {errc::capacity_exceeded, wanted};
     if (x.extent[0] > 0) engine<Accuracy>::multiply_transposed(tiles_, x, out, bias.empty() ? nullptr : bias.data(), aligned(scratch), run);
@@ -155,8 +147,7 @@ class packed_matrix {
   // The backend is looked up when a product is compiled, so that packing needs none.
   template <class Accuracy>
   struct checked {
-    static constexpr bool known = std::is_same_v<Accuracy, exact_accuracy> || std::is_same_v<Accuracy, integer_accuracy>;
-    static_assert(known, "[pith] multiply<A>: A is exact_accuracy or integer_accuracy. Fix: multiply<integer_accuracy>(...).");
+    static constexpr bool known = check_accuracy<Accuracy>();
     using unnamed = default_backend<std::conditional_t<known, void, Accuracy>>;
     static_assert(
         !known || !std::is_void_v<Backend> || requires { sizeof(unnamed); },
@@ -173,24 +164,6 @@ class packed_matrix {
   static std::byte* aligned(std::span<std::byte> scratch) noexcept {
     auto const past = reinterpret_cast<std::uintptr_t>(scratch.data()) % arena_alignment;
     return scratch.data() + (past == 0 ? 0 : arena_alignment - past);
-  }
-
-  static status admit(std::int64_t const (&x)[2], std::int64_t const (&out)[2], std::int64_t in_features, std::int64_t out_features,
-                      std::size_t bias) noexcept {
-    if (x[0] < 0) return {errc::shape_mismatch, x[0]};
-    if (x[1] != in_features) return {errc::shape_mismatch, x[1]};
-    if (out[0] != x[0]) return {errc::shape_mismatch, out[0]};
-    if (out[1] != out_features) return {errc::shape_mismatch, out[1]};
-    if (bias != 0 && static_cast<std::int64_t>(bias) != out_features) return {errc::shape_mismatch, static_cast<std::int64_t>(bias)};
-    return {};
-  }
-
-  static status admit(std::span<std::byte const> memory, std::int64_t rows, std::int64_t columns, errc too_small) noexcept {
-    auto const past = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(memory.data()) % arena_alignment);
-    if (past != 0) return {errc::misaligned, past};
-    std::int64_t const wanted = bound_bytes(rows, columns);
-    if (static_cast<std::int64_t>(memory.size()) < wanted) return {too_small, wanted};
-    return {};
   }
 
   template <class T>

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+// W x on tensor cores, over packed weights: the 32 rows of a block of W times 8 NT Chunks rows of x.
+//
+//   step      what a block of threads multiplies at once: one panel (of raw weights a piece of it) of `warps` neighbouring blocks of 32 rows,
+//             a warp each, with the x of that panel for all of them
+//   order     the steps of a row group follow each other, the row groups one after the other; a block takes a run of `run` steps in this
+//             order, wherever row groups begin and end, so that every block has the same work
+//   partial   [block + row group][row of x][row of W]: what a run adds to a row group. linear_merge.hpp adds them up, in order
+//
+// x lies in memory as dot_block reads it (linear_x_kernel writes it), so that weights and x take the same way: copied into a ring of `stages`
+// steps in the background, one barrier a step.
+//
+// error   dot_block.hpp's for each step, whose part of x has a power of two of its own; sums over steps in f32, in order
+// cost    every weight is read once, every x once for `warps` blocks of rows (from the second cache level)
+#pragma once
+
+#include "pith/core/view.hpp"
+#include "pith/cuda/dot_block.hpp"
+#include "pith/cuda/transform.hpp"
+#include "pith/linear/linear_engine.hpp"
+
+namespace pith::device {
+
+// The piece of a tile that a step takes. The words of raw numbers lie in the order of the channels, so that 64 of them are a tile themselves.
+template <class Leaf>
+struct linear_piece {
+  using storage = Leaf;
+};
+template <storage_scalar T, int Channels>
+struct linear_piece<raw_tile<T, Channels, use::dot>> {
+  using storage = raw_tile<T, Channels % 64 == 0 ? 64 : 32, use::dot>;
+};
+
+// What a product over such tiles needs of a block, for Chunks times 8 NT rows of x: chunks take turns, so that registers hold 8 NT.
+template <class Tile, int NT, int Chunks, int Terms>
+struct linear_form {
+  using storage = typename linear_piece<typename Tile::storage>::storage;
+  using dot = dot_block<storage, NT, Terms>;
+  using query = query_block<storage, NT, Terms>;
+  using stage = tile_stage<storage>;
+  static constexpr int pieces = Tile::channels / storage::channels;  // of a tile
+  static constexpr std::int64_t piece_bytes = Tile::bytes / pieces;
+  static constexpr int blocks = Tile::tokens / block_tokens;  // of 32 rows, in a tile
+  static constexpr int rows = 8 * NT * Chunks;
+  static constexpr int x_bytes = Chunks * query::bytes;
+
+  // Two blocks on a multiprocessor hide each other's barriers, if registers allow; else one with as many warps as can be, which share x.
+  static constexpr int all_shared = 160 << 10;  // every device of sm_80 and later can give a block as much
+  static constexpr int wanted_shared = NT >= 4 ? all_shared : all_shared / 2;
+  static constexpr int bytes(int warps) { return warps * stage::bytes + x_bytes; }
+  static constexpr bool fits = 2 * bytes(1) <= all_shared;
+  static constexpr int warps = [] {
+    for (int const room : {wanted_shared, all_shared})
+      for (int w = 8; w > (room == all_shared ? 1 : 2); w /= 2)
+        if (2 * bytes(w) <= room) return w;
+    return 1;
+  }();
+  static constexpr int stages = [] {
+    int const room = 2 * bytes(warps) <= wanted_shared ? wanted_shared : all_shared, most = room / bytes(warps);
+    return most > 4 ? 4 : most < 2 ? 2 : most;
+  }();
+  static constexpr int stage_bytes = bytes(warps);
+  static constexpr int shared_bytes = stages * stage_bytes;
+  static constexpr int min_blocks = shared_bytes <= all_shared / 2 && NT < 4 ? 2 : 1;  // on a multiprocessor
+  static constexpr int group_rows = block_tokens * warps;
+};
+
+template <class Tile, int NT, int Chunks, int Terms>
+struct linear_kernel {
+  using form = linear_form<Tile, NT, Chunks, Terms>;
+  using dot = typename form::dot;
+  using query = typename form::query;
+  using stage = typename form::stage;
+  static constexpr int threads = form::warps * warp_lanes;
+  static constexpr int min_blocks = form::min_blocks;
+  static constexpr int shared_bytes = form::shared_bytes;
+
+  std::byte const* weights;
+  std::byte const* x;            // [step of a row group][chunk] query blocks
+  float* partial;
+  std::int64_t row_blocks;       // of 32 rows
+  std::int64_t steps_of_group;   // panels times pieces
+  std::int64_t steps;            // of all row groups
+  std::int64_t run;              // of a block
+  std::int32_t batch;            // rows of x
+
+  template <device_like Thread>
+  PITH_HD void operator()(Thread& t) const {
+    std::int64_t const first = t.block_x() * run;
+    std::int64_t const count = first + run < steps ? run : steps - first;
+    place now = place_of(t, first), ahead = now;
+    PITH_UNROLL for (int i = 0; i < form::stages - 1; ++i) {
+      start(t, i, ahead, i < count);
+      t.commit();
+      advance(t, ahead);
+    }
+    float sums[Chunks][2][NT][4] = {};
+    int ring = 0;
+    for (std::int64_t i = 0; i < count; ++i) {
+      t.template wait<form::stages - 2>();
+      t.sync();  // everyone's copies are here, and everyone is done with the step before
+      start(t, ring == 0 ? form::stages - 1 : ring - 1, ahead, i + form::stages - 1 < count);
+      t.commit();
+      advance(t, ahead);
+      if (now.there) add(t, t.shared() + ring * form::stage_bytes, sums);
+      ring = ring + 1 == form::stages ? 0 : ring + 1;
+      if (now.step + 1 == steps_of_group || i + 1 == count) {
+        if (now.there) save(t, now.group, sums);
+        PITH_UNROLL for (int c = 0; c < Chunks; ++c)
+          PITH_UNROLL for (int h = 0; h < 2; ++h)
+            PITH_UNROLL for (int n = 0; n < NT; ++n)
+              PITH_UNROLL for (int r = 0; r < 4; ++r) sums[c][h][n][r] = 0;
+      }
+      advance(t, now);
+    }
+    t.template wait<0>();
+  }
+
+ private:
+  // Where a step lies, for one warp.
+  struct place {
+    std::int64_t group, step;  // step counts in its row group
+    std::byte const* from;     // the tile, or the piece of it
+    int block;                 // of 32 rows, in its tile
+    bool there;                // there may be none behind the last rows
+  };
+  template <class Thread>
+  PITH_HD place place_of(Thread& t, std::int64_t at) const {
+    place p{};
+    p.group = at / steps_of_group, p.step = at - p.group * steps_of_group;
+    find(t, p);
+    return p;
+  }
+  template <class Thread>
+  PITH_HD void find(Thread& t, place& p) const {
+    std::int64_t const row_block = p.group * form::warps + t.warp();
+    p.there = row_block < row_blocks;
+    p.block = static_cast<int>(row_block % form::blocks);
+    p.from = weights + (row_block / form::blocks * steps_of_group + p.step) * form::piece_bytes;
+  }
+  template <class Thread>
+  PITH_HD void advance(Thread& t, place& p) const {
+    p.from += form::piece_bytes;
+    if (++p.step == steps_of_group) {
+      p.step = 0, ++p.group;
+      find(t, p);
+    }
+  }
+
+  // The copies of one step, in the open group: a warp's weights, and its share of x.
+  template <class Thread>
+  PITH_HD void start(Thread& t, int ring, place const& p, bool wanted) const {
+    if (!wanted) return;
+    std::byte* const to = t.shared() + ring * form::stage_bytes;
+    if (p.there) stage::start(t, to + t.warp() * stage::bytes, p.from, p.block);
+    std::byte const* const from = x + p.step * form::x_bytes;
+    constexpr int granules = form::x_bytes / 16;
+    PITH_UNROLL for (int base = 0; base < granules; base += threads) {
+      int const at = base + t.warp() * warp_lanes + t.lane();
+      if (granules % threads == 0 || at < granules) t.copy16(to + form::warps * stage::bytes + 16 * at, from + 16 * at);
+    }
+  }
+
+  template <class Thread>
+  PITH_HD void add(Thread& t, std::byte const* shared, float (&sums)[Chunks][2][NT][4]) const {
+    std::byte const* const own = shared + t.warp() * stage::bytes;
+    PITH_UNROLL for (int c = 0; c < Chunks; ++c) {
+      std::byte const* const queries = shared + form::warps * stage::bytes + c * query::bytes;
+      float s[2][NT][4] = {};
+      dot::run(t, own, queries, s);
+      PITH_UNROLL for (int n = 0; n < NT; ++n) {
+        word2 const factor = load_word<word2>(queries + query::factor_at(8 * n + 2 * (t.lane() % 4)));
+        PITH_UNROLL for (int h = 0; h < 2; ++h)
+          PITH_UNROLL for (int r = 0; r < 4; ++r) sums[c][h][n][r] += bits_float(factor.at[r % 2]) * s[h][n][r];
+      }
+    }
+  }
+
+  template <class Thread>
+  PITH_HD void save(Thread& t, std::int64_t group, float const (&sums)[Chunks][2][NT][4]) const {
+    float* const to = partial + (t.block_x() + group) * batch * form::group_rows + block_tokens * t.warp() + t.lane() / 4 * 4;
+    PITH_UNROLL for (int c = 0; c < Chunks; ++c)
+      PITH_UNROLL for (int n = 0; n < NT; ++n)
+        PITH_UNROLL for (int i = 0; i < 2; ++i) {
+          int const row = 8 * (c * NT + n) + 2 * (t.lane() % 4) + i;
+          if (row < batch)
+            store_word(reinterpret_cast<std::byte*>(to + row * form::group_rows),
+                       word4{{float_bits(sums[c][0][n][i]), float_bits(sums[c][0][n][2 + i]), float_bits(sums[c][1][n][i]),
+                              float_bits(sums[c][1][n][2 + i])}});
+        }
+  }
+};
+
+// Lays x down as steps read it: a warp takes one row of one panel, transforms it as the weights were, and rounds it.
+template <class Tile, int NT, int Chunks, int Terms, class X>
+struct linear_x_kernel {
+  using form = linear_form<Tile, NT, Chunks, Terms>;
+  using query = typename form::query;
+  static constexpr int warps = 8, threads = warps * warp_lanes;
+  static constexpr int row_bytes = static_cast<int>(round_up(4 * Tile::channels, 128));
+  static constexpr int shared_bytes = warps * row_bytes;
+
+  tensor_view<X const, 2, space::device> x;
+  std::byte* to;
+
+  // Grid: x panels, y rows in eights, those that are not there included.
+  template <device_like Thread>
+  PITH_HD void operator()(Thread& t) const {
+    auto* const row = reinterpret_cast<float*>(t.shared() + t.warp() * row_bytes);
+    std::int64_t const panel = t.block_x();
+    int const number = static_cast<int>(t.block_y()) * warps + t.warp();
+    for_each_of_lane<Tile::channels>(t.lane(), [&](int, int c) {
+      std::int64_t const column = panel * Tile::channels + c;
+      row[c] = number < x.extent[0] && column < x.extent[1] ? to_float(x.data[number * x.stride[0] + column * x.stride[1]]) : 0.0f;
+    });
+    t.sync_warp();
+    transform_query<Tile>(t, row, {});
+    std::byte* block = to + panel * form::pieces * form::x_bytes + number / (8 * NT) * query::bytes;
+    for (int piece = 0; piece < form::pieces; ++piece, block += form::x_bytes)
+      query::write(t, block, number % (8 * NT), row + piece * form::storage::channels, 1.0f);
+  }
+};
+
+}  // namespace pith::device

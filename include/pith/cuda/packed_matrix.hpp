@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// packed_matrix on a device: the same compositions and the same bytes as linear/packed_matrix.hpp, in device memory.
+//
+//   using weights = pith::packed_matrix<pith::int4<pith::per_token<64>, pith::zero::none>, pith::use::dot, 256, pith::cuda>;
+//   auto const w = weights::open(device_bytes, rows, columns).value();             packed on the CPU or by pack_into
+//   w.multiply<pith::integer_accuracy>(env, x, out, bias);                        scratch: w.scratch_bytes<...>(env, batch) bytes of env's
+//
+//   multiply   out[i][r] = sum_c W[r][c] x[i][c] + bias[r]
+//
+// x [batch][columns] and out [batch][rows] of bf16, f16 or f32 in device memory, any strides; bias f32.
+//
+// error   x is divided by a power of two for each of its rows and panels and is then two f16 numbers for exact accuracy, 2^-20 of the
+//         products' size, or one for integer accuracy, 2^-11 (raw<bf16>: two or one bf16, 2^-16 and 2^-8); see dot_block.hpp. f32 sums
+// nan     a row of x with NaN or infinity gives NaN or infinity in its whole row of out, and changes no other row
+// errors  shape_mismatch and capacity_exceeded (scratch) before anything is started
+// cost    weights are read once for 64 rows of x (integer accuracy) or 32 (exact); three launches a pass; no allocation, no synchronisation.
+//         The same call on the same device gives the same bits
+#pragma once
+
+#include "pith/cuda/linear_launch.hpp"
+#include "pith/linear/packed_matrix.hpp"
+
+namespace pith {
+namespace device {
+
+// The first broken rule speaks alone; true if there is none.
+template <class Tile, class Accuracy>
+consteval bool check_product() {
+  if constexpr (!check_accuracy<Accuracy>()) {
+    return false;
+  } else if constexpr (!has_product_form<Tile>) {
+    static_assert(has_product_form<Tile>,
+                  "[pith] packed_matrix<C, ..., cuda>: C has no product on a device. Fix: integer codes (int2 to int8), block_float, raw<bf16> or "
+                  "raw<f16>, and pipes over them.");
+    return false;
+  } else if constexpr (Tile::storage::used_for != use::dot) {
+    static_assert(Tile::storage::used_for == use::dot,
+                  "[pith] packed_matrix<C, use::mix, ..., cuda>: multiply reads weights that are laid out for dot. Fix: use::dot.");
+    return false;
+  } else if constexpr (!linear_launch<Tile, Accuracy>::fits) {
+    static_assert(linear_launch<Tile, Accuracy>::fits,
+                  "[pith] packed_matrix<C, Use, Panel, cuda>: two panels are more than a block's shared memory. Fix: a smaller Panel, 256.");
+    return false;
+  } else {
+    return true;
+  }
+}
+
+}  // namespace device
+
+template <class Codec, use Use, int Panel>
+class packed_matrix<Codec, Use, Panel, cuda> {
+  static constexpr bool right = check_weights<Codec, Panel, Use>();
+
+ public:
+  using tile = typename weights_binding<right, Codec, Panel, Use>::type;
+  using tiles = packed_tiles<tile>;
+
+  static constexpr std::int64_t bound_bytes(std::int64_t rows, std::int64_t columns) noexcept { return tiles::bound_bytes(rows, columns); }
+
+  // A matrix over bytes in device memory that were packed before, anywhere. They are not copied and must outlive it; any bytes are safe.
+  //
+  // errors  shape_mismatch  an extent that is not positive; `at` is the extent
+  //         misaligned      `at` is what the address exceeds a multiple of 64 by
+  //         truncated       `at` is the bytes wanted, bound_bytes(rows, columns)
+  static result<packed_matrix> open(std::span<std::byte const> memory, std::int64_t rows, std::int64_t columns) noexcept {
+    if (rows <= 0 || columns <= 0) return status{errc::shape_mismatch, rows <= 0 ? rows : columns};
+    if (status const ok = tiles::check_memory(memory, rows, columns, errc::truncated); !ok) return ok;
+    return packed_matrix(memory.data(), rows, columns);
+  }
+
+  std::int64_t rows() const noexcept { return tiles_.rows; }
+  std::int64_t columns() const noexcept { return tiles_.columns; }
+  std::span<std::byte const> bytes() const noexcept {
+    return {tiles_.data, static_cast<std::size_t>(bound_bytes(tiles_.rows, tiles_.columns))};
+  }
+
+  // Bytes of the environment's scratch that a product with `batch` rows needs.
+  template <class Accuracy = exact_accuracy, device::environment Environment>
+  std::int64_t scratch_bytes(Environment const& env, std::int64_t batch) const noexcept {
+    if constexpr (device::check_product<tile, Accuracy>())
+      return batch <= 0 ? 0 : linear_engine<cuda, tile, Accuracy>::scratch_bytes(env, tiles_, batch);
+    else
+      return 0;
+  }
+
+  // bias [rows] or none; x and out do not overlap.
+  //
+  // errors  shape_mismatch     `at` is the extent that does not fit
+  //         capacity_exceeded  the environment's scratch is too small; `at` is the bytes wanted
+  template <class Accuracy = exact_accuracy, weight_scalar X, storage_scalar O, device::environment Environment>
+  status multiply(Environment const& env, matrix_view<X, space::device> x, matrix_view<O, space::device> out,
+                  tensor_view<float const, 1, space::device> bias = {}) const noexcept {
+    if constexpr (device::check_product<tile, Accuracy>()) {
+      if (status const ok = check_extents(x.extent, out.extent, columns(), rows(), bias.extent[0]); !ok) return ok;
+      matrix_view<X const, space::device> const in = x;
+      return linear_engine<cuda, tile, Accuracy>::multiply(env, tiles_, in, out, bias);
+    } else {
+      return {errc::unsupported};
+    }
+  }
+
+ private:
+  packed_matrix(std::byte const* data, std::int64_t rows, std::int64_t columns) noexcept : tiles_{data, rows, columns} {}
+
+  tiles tiles_;
+};
+
+}  // namespace pith
