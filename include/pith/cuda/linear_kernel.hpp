@@ -76,108 +76,105 @@ struct linear_kernel {
   static constexpr int shared_bytes = form::shared_bytes;
 
   std::byte const* weights;
-  std::byte const* x;            // [step of a row group][chunk] query blocks
+  std::byte const* x;           // [step of a row group][chunk] query blocks
   float* partial;
-  std::int64_t row_blocks;       // of 32 rows
-  std::int64_t steps_of_group;   // panels times pieces
-  std::int64_t steps;            // of all row groups
-  std::int64_t run;              // of a block
-  std::int32_t batch;            // rows of x
+  std::int64_t steps;           // of all row groups
+  std::int64_t run;             // of a block
+  std::int32_t row_blocks;      // of 32 rows
+  std::int32_t steps_of_group;  // panels times pieces
+  std::int32_t batch;           // rows of x
 
   template <device_like Thread>
   PITH_HD void operator()(Thread& t) const {
     std::int64_t const first = t.block_x() * run;
-    std::int64_t const count = first + run < steps ? run : steps - first;
-    place now = place_of(t, first), ahead = now;
-    PITH_UNROLL for (int i = 0; i < form::stages - 1; ++i) {
-      start(t, i, ahead, i < count);
-      t.commit();
-      advance(t, ahead);
-    }
+    int left = static_cast<int>(first + run < steps ? run : steps - first), wanted = left;
+    place now{static_cast<int>(first / steps_of_group), static_cast<int>(first % steps_of_group)};
+    source ahead{now, nullptr, nullptr};
+    find(t, ahead);
+    PITH_UNROLL for (int i = 0; i < form::stages - 1; ++i) start(t, i, ahead, wanted);
     float sums[Chunks][2][NT][4] = {};
     int ring = 0;
-    for (std::int64_t i = 0; i < count; ++i) {
+    while (left > 0) {
       t.template wait<form::stages - 2>();
       t.sync();  // everyone's copies are here, and everyone is done with the step before
-      start(t, ring == 0 ? form::stages - 1 : ring - 1, ahead, i + form::stages - 1 < count);
-      t.commit();
-      advance(t, ahead);
-      if (now.there) add(t, t.shared() + ring * form::stage_bytes, sums);
+      start(t, ring == 0 ? form::stages - 1 : ring - 1, ahead, wanted);
+      bool const mine = now.group * form::warps + t.warp() < row_blocks;  // there may be none behind the last rows
+      if (mine) add(t, t.shared() + ring * form::stage_bytes, sums);
       ring = ring + 1 == form::stages ? 0 : ring + 1;
-      if (now.step + 1 == steps_of_group || i + 1 == count) {
-        if (now.there) save(t, now.group, sums);
+      --left;
+      bool const last = ++now.step == steps_of_group;
+      if (last || left == 0) {
+        if (mine) save(t, now.group, sums);
         PITH_UNROLL for (int c = 0; c < Chunks; ++c)
           PITH_UNROLL for (int h = 0; h < 2; ++h)
             PITH_UNROLL for (int n = 0; n < NT; ++n)
               PITH_UNROLL for (int r = 0; r < 4; ++r) sums[c][h][n][r] = 0;
       }
-      advance(t, now);
+      if (last) now.step = 0, ++now.group;
     }
     t.template wait<0>();
   }
 
  private:
-  // Where a step lies, for one warp.
   struct place {
-    std::int64_t group, step;  // step counts in its row group
-    std::byte const* from;     // the tile, or the piece of it
-    int block;                 // of 32 rows, in its tile
-    bool there;                // there may be none behind the last rows
+    int group, step;  // step counts in its row group
+  };
+  struct source {
+    place at;
+    std::byte const* weights;  // this warp's tile or piece of one; null behind the last rows
+    std::byte const* x;
   };
   template <class Thread>
-  PITH_HD place place_of(Thread& t, std::int64_t at) const {
-    place p{};
-    p.group = at / steps_of_group, p.step = at - p.group * steps_of_group;
-    find(t, p);
-    return p;
-  }
-  template <class Thread>
-  PITH_HD void find(Thread& t, place& p) const {
-    std::int64_t const row_block = p.group * form::warps + t.warp();
-    p.there = row_block < row_blocks;
-    p.block = static_cast<int>(row_block % form::blocks);
-    p.from = weights + (row_block / form::blocks * steps_of_group + p.step) * form::piece_bytes;
-  }
-  template <class Thread>
-  PITH_HD void advance(Thread& t, place& p) const {
-    p.from += form::piece_bytes;
-    if (++p.step == steps_of_group) {
-      p.step = 0, ++p.group;
-      find(t, p);
-    }
+  PITH_HD void find(Thread& t, source& s) const {
+    int const row_block = s.at.group * form::warps + t.warp();
+    std::int64_t const tile_row = row_block / form::blocks;
+    s.weights = row_block < row_blocks ? weights + (tile_row * steps_of_group + s.at.step) * form::piece_bytes : nullptr;
+    s.x = x + static_cast<std::int64_t>(s.at.step) * form::x_bytes;
   }
 
-  // The copies of one step, in the open group: a warp's weights, and its share of x.
+  // The copies of one step, if there is one, as a group of their own: a warp's weights, and its share of x. Then on to the next step.
   template <class Thread>
-  PITH_HD void start(Thread& t, int ring, place const& p, bool wanted) const {
-    if (!wanted) return;
-    std::byte* const to = t.shared() + ring * form::stage_bytes;
-    if (p.there) stage::start(t, to + t.warp() * stage::bytes, p.from, p.block);
-    std::byte const* const from = x + p.step * form::x_bytes;
-    constexpr int granules = form::x_bytes / 16;
-    PITH_UNROLL for (int base = 0; base < granules; base += threads) {
-      int const at = base + t.warp() * warp_lanes + t.lane();
-      if (granules % threads == 0 || at < granules) t.copy16(to + form::warps * stage::bytes + 16 * at, from + 16 * at);
+  PITH_HD void start(Thread& t, int ring, source& from, int& wanted) const {
+    if (wanted > 0) {
+      std::byte* const to = t.shared() + ring * form::stage_bytes;
+      if (from.weights != nullptr) {
+        stage::start(t, to + t.warp() * stage::bytes, from.weights, form::blocks == 1 ? 0 : (from.at.group * form::warps + t.warp()) % form::blocks);
+        from.weights += form::piece_bytes;
+      }
+      constexpr int granules = form::x_bytes / 16;
+      int const thread = t.warp() * warp_lanes + t.lane();
+      PITH_UNROLL for (int base = 0; base < granules; base += threads)
+        if (granules % threads == 0 || base + thread < granules) t.copy16(to + form::warps * stage::bytes + 16 * (base + thread), from.x + 16 * (base + thread));
+      from.x += form::x_bytes;
+      if (++from.at.step == steps_of_group) {
+        from.at.step = 0, ++from.at.group;
+        find(t, from);
+      }
+      --wanted;
     }
+    t.commit();
   }
 
   template <class Thread>
   PITH_HD void add(Thread& t, std::byte const* shared, float (&sums)[Chunks][2][NT][4]) const {
     std::byte const* const own = shared + t.warp() * stage::bytes;
-    PITH_UNROLL for (int c = 0; c < Chunks; ++c) {
-      std::byte const* const queries = shared + form::warps * stage::bytes + c * query::bytes;
+    std::byte const* queries = shared + form::warps * stage::bytes;
+    for (int chunk = 0; chunk == 0 || 8 * NT * chunk < batch; ++chunk, queries += query::bytes) {  // not unrolled: registers are for one
       float s[2][NT][4] = {};
       dot::run(t, own, queries, s);
       PITH_UNROLL for (int n = 0; n < NT; ++n) {
         word2 const factor = load_word<word2>(queries + query::factor_at(8 * n + 2 * (t.lane() % 4)));
-        PITH_UNROLL for (int h = 0; h < 2; ++h)
-          PITH_UNROLL for (int r = 0; r < 4; ++r) sums[c][h][n][r] += bits_float(factor.at[r % 2]) * s[h][n][r];
+        PITH_UNROLL for (int c = 0; c < Chunks; ++c)
+          if (c == chunk)
+            PITH_UNROLL for (int h = 0; h < 2; ++h)
+              PITH_UNROLL for (int r = 0; r < 4; ++r) sums[c][h][n][r] += bits_float(factor.at[r % 2]) * s[h][n][r];
       }
+      if (Chunks == 1) break;
     }
   }
 
   template <class Thread>
-  PITH_HD void save(Thread& t, std::int64_t group, float const (&sums)[Chunks][2][NT][4]) const {
+  PITH_HD void save(Thread& t, int group, float const (&sums)[Chunks][2][NT][4]) const {
     float* const to = partial + (t.block_x() + group) * batch * form::group_rows + block_tokens * t.warp() + t.lane() / 4 * 4;
     PITH_UNROLL for (int c = 0; c < Chunks; ++c)
       PITH_UNROLL for (int n = 0; n < NT; ++n)

@@ -87,7 +87,14 @@ struct linear_launch {
       auto const batch = static_cast<std::int32_t>(x.extent[0]);
       if (status const ok = env.launch(lay_down{x, prepared}, {.x = w.panels(), .y = chosen::rows / lay_down::warps, .shared_bytes = lay_down::shared_bytes}); !ok)
         return ok;
-      multiply const product{w.data, prepared, partial, p.row_blocks, p.steps_of_group, p.steps, p.run, batch};
+      multiply const product{.weights = w.data,
+                             .x = prepared,
+                             .partial = partial,
+                             .steps = p.steps,
+                             .run = p.run,
+                             .row_blocks = static_cast<std::int32_t>(p.row_blocks),
+                             .steps_of_group = static_cast<std::int32_t>(p.steps_of_group),
+                             .batch = batch};
       if (status const ok = env.launch(product, {.x = p.blocks, .shared_bytes = multiply::shared_bytes}); !ok) return ok;
       merge const last{partial, out, bias, p.steps_of_group, p.run, chosen::group_rows, batch};
       return env.launch(last, {.x = divide_up(w.rows, merge::threads), .y = batch});

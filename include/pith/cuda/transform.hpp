@@ -199,16 +199,18 @@ PITH_HD inline void restore_output(Thread& t, float* row, state_of<Tile> const& 
   restore_row<Tile>(t, row, state);
 }
 
+// T^-t q of one transform, which is T q where T is orthogonal.
+template <class Transform, int Channels, class Thread, class... State>
+PITH_HD inline void turn_query(Thread& t, float* row, State const&... state) {
+  if constexpr (requires { Transform::template for_query<Channels>(row, state...); })
+    warp_transform<Transform>::template for_query<Channels>(t, row, state...);
+  else
+    warp_transform<Transform>::template apply<Channels>(t, row, [](float x) { return x; }, state...);
+}
 template <class Tile, class Thread>
 PITH_HD inline void transform_query(Thread& t, float* row, [[maybe_unused]] state_of<Tile> const& state) {
   if constexpr (is_transformed<Tile>) {
-    using transform = typename Tile::transform;
-    with_outer<Tile>(state, [&](auto const&... outer) {
-      if constexpr (requires { transform::template for_query<Tile::channels>(row, outer...); })
-        warp_transform<transform>::template for_query<Tile::channels>(t, row, outer...);
-      else
-        warp_transform<transform>::template apply<Tile::channels>(t, row, [](float x) { return x; }, outer...);
-    });
+    with_outer<Tile>(state, [&](auto const&... outer) { turn_query<typename Tile::transform, Tile::channels>(t, row, outer...); });
     with_inner<Tile>(state, [&](auto const& inner) { transform_query<typename Tile::inner>(t, row, inner); });
   }
 }
