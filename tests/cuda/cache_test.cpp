@@ -178,11 +178,11 @@ TEST_CASE("what an attention kernel reads of a cache is what the host's attentio
   REQUIRE(both.append_many({2}, 1, {20}));
   both.compare();
   std::vector<int64_t> const queries{1, 5, 7, 64, 0}, chunk{2, 33, 70, 64, 0};
-  both.compare_source<true>({0, 1, 2, 3, 4}, 1, queries, chunk);
-  both.compare_source<true>({4, 2}, 1, std::vector<int64_t>{0, 3}, {});
+  both.compare_source({0, 1, 2, 3, 4}, 1, queries, chunk);
+  both.compare_source({4, 2}, 1, std::vector<int64_t>{0, 3}, {});
 
   twins<long_tiles_host, long_tiles, float> unmasked(shape, 12, {});
   for (int i = 0; i < 3; ++i) unmasked.open_one();
   REQUIRE(unmasked.append_many({0, 1, 2}, 0, {3, 100, 333}));
-  unmasked.compare_source<false>({2, 1, 0}, 0, std::vector<int64_t>{3, 100, 1}, {});
+  unmasked.compare_source({2, 1, 0}, 0, std::vector<int64_t>{3, 100, 1}, {});
 }

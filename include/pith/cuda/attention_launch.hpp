@@ -22,6 +22,23 @@ struct device_attention_options {
 
 namespace device {
 
+// The first broken rule speaks alone.
+template <class Page>
+consteval bool check_device_page() {
+  constexpr bool keys_fit = has_product_form<typename Page::key_tile>, values_fit = has_product_form<typename Page::value_tile>;
+  if constexpr (!keys_fit) {
+    static_assert(keys_fit,
+                  "[pith] keys<C> on cuda: C has no device form. Fix: integer codes (int2 to int8), block_float, raw<bf16> or raw<f16>, and pipes over them.");
+    return false;
+  } else if constexpr (!values_fit) {
+    static_assert(values_fit,
+                  "[pith] values<C> on cuda: C has no device form. Fix: integer codes (int2 to int8), block_float, raw<bf16> or raw<f16>, and pipes over them.");
+    return false;
+  } else {
+    return true;
+  }
+}
+
 // Sizes of a call that the host knows without asking the device.
 struct attention_extent {
   std::int64_t sequences = 0;

@@ -13,7 +13,7 @@
 //   limits(i, token, window, lower, upper)   slots that query token sees
 //   at(i, head) -> Head:  first_tokens(), sealed_keys(), sealed_values(), stored(), chunk_tokens()      as page/attention_engine.hpp
 //                         page(t, index)            packed page or null      staging_keys(slot) ... chunk_values(token)   raw tiles
-//                         visible(slot), has_biases(), bias(slot), index_of(slot)     the slot's place in a row of biases or statistics
+//                         hides(), visible(slot), has_biases(), bias(slot), index_of(slot)     the slot's place in a row of biases or statistics
 //                         key_state(), value_state()
 //   has_raw, has_visibility, has_bias, keys_differ    (static)    keys_differ: values and keys may be sealed up to different slots
 //   first_tile                                        tokens of a raw tile of the first tokens
@@ -348,10 +348,12 @@ struct attention_walk : attention_call<Source, Q> {
         }
     }
     if (at.slot < seen.all_from || at.slot + block_tokens > seen.all_to) state.mask(s, first);
-    if (at.slot + block_tokens > at.slots || Source::has_visibility) {
+    bool hides = false;
+    if constexpr (Source::has_visibility) hides = head.hides();
+    if (at.slot + block_tokens > at.slots || hides) {
       PITH_UNROLL for (int e = 0; e < 4; ++e) {
         bool shown = first + e < at.slots;
-        if constexpr (Source::has_visibility) shown = shown && head.visible(first + e);
+        if constexpr (Source::has_visibility) shown = shown && (!hides || head.visible(first + e));
         PITH_UNROLL for (int n = 0; n < NT; ++n)
           PITH_UNROLL for (int i = 0; i < 2; ++i) {
             float& x = s[e / 2][n][2 * (e % 2) + i];

@@ -15,6 +15,7 @@
 // Threads  one call at a time
 #pragma once
 
+#include "pith/cuda/attention_launch.hpp"
 #include "pith/cuda/cache_append.hpp"
 #include "pith/cuda/cache_source.hpp"
 
@@ -159,12 +160,42 @@ class device_cache : device::cache_bytes<Recipe, Environment> {
     return all.flush();
   }
 
+  // Attention of the newest queries[i] tokens of sequence which[i], causal, for all of them at once. q [token][query_head][key channel] and out
+  // [token][query_head][value channel] hold the tokens of the first sequence, then those of the second, and so on. A sequence without tokens
+  // gives out = 0, lse = -infinity.
+  //
+  // errors  stale_handle, out_of_range (layer, a count below 0 or above the sequence's tokens, options), shape_mismatch, capacity_exceeded: the
+  //         environment's scratch is too small; `at` is the bytes wanted
+  // cost    three launches for each 128 sequences; every page is read once for 8 query rows (more than 16: for 64)
+  template <class Q, storage_scalar O>
+  status attend(Environment const& env, std::span<sequence const> which, int layer, rows<Q> q, rows<O> out, std::span<std::int64_t const> queries,
+                device_attention_options const& options = {}) const {
+    if (status const ok = check_attend(which, layer, q, out, queries, options); !ok) return ok;
+    for (std::size_t i = 0; i < which.size(); ++i)
+      if (std::int64_t const tokens = length(which[i], layer); tokens > 0 && queries[i] > tokens) return {errc::out_of_range, queries[i]};
+    return attend_all(env, which, layer, rows<std::remove_const_t<Q> const>(q), out, queries, {}, options);
+  }
+
+  // Attention of chunks of new tokens to their sequences and, causally, to the chunks themselves, raw; then appends the chunks.
+  // errors  as attend and append; capacity_exceeded also if a chunk is longer than max_chunk
+  template <class Q, class K, class V, storage_scalar O>
+  status prefill(Environment const& env, std::span<sequence const> which, int layer, rows<Q> q, rows<K> k, rows<V> v, rows<O> out,
+                 std::span<std::int64_t const> counts, device_attention_options const& options = {}) {
+    if (status const ok = check_attend(which, layer, q, out, counts, options); !ok) return ok;
+    if (status const ok = this->check_append(which, layer, k, v, counts); !ok) return ok;
+    for (std::int64_t const count : counts)
+      if (count > store_.shape.max_chunk) return {errc::capacity_exceeded, store_.shape.max_chunk};
+    if (status const ok = this->reserve_all(env, which, layer, counts); !ok) return ok;
+    if (status const ok = load_chunk(env, which, layer, k, v, counts); !ok) return ok;
+    if (status const ok = attend_all(env, which, layer, rows<std::remove_const_t<Q> const>(q), out, counts, counts, options); !ok) return ok;
+    return this->write(env, which, layer, rows<std::remove_const_t<K> const>(k), rows<std::remove_const_t<V> const>(v), counts);
+  }
+
   // What an attention kernel reads of up to cache_source::most checked sequences: queries[i] query tokens, chunk[i] tokens loaded by
-  // load_chunk (or none: an empty span). Masked must be true if is_masked(which, layer).
-  template <bool Masked = true>
-  device::cache_source<Recipe, Masked> source(std::span<sequence const> which, int layer, std::span<std::int64_t const> queries,
+  // load_chunk (or none: an empty span).
+  device::cache_source<Recipe> source(std::span<sequence const> which, int layer, std::span<std::int64_t const> queries,
                                               std::span<std::int64_t const> chunk = {}) const {
-    using made_type = device::cache_source<Recipe, Masked>;
+    using made_type = device::cache_source<Recipe>;
     PITH_EXPECTS(which.size() <= made_type::most);
     PITH_EXPECTS(queries.size() == which.size());
     made_type made{.memory = device_, .layer = layer, .sequences = static_cast<std::int32_t>(which.size())};
@@ -175,14 +206,6 @@ class device_cache : device::cache_bytes<Recipe, Environment> {
     }
     return made;
   }
-  // Whether slots of these sequences may be dead.
-  bool is_masked(std::span<sequence const> which, int layer) const {
-    if (Recipe::has_liveness) return true;
-    for (sequence const of : which)
-      if (store_.layer(of.index, layer).hole_count > 0) return true;
-    return false;
-  }
-
   // Bytes in use, on the device and in the host's books: pages, raw blocks, table runs, calibrated numbers, and what every open sequence holds.
   std::int64_t resident_bytes() const { return bytes::resident_bytes() + this->open_sequences() * this->mirrored_sequence_bytes(); }
   double bits_per_value() const {
@@ -203,6 +226,49 @@ class device_cache : device::cache_bytes<Recipe, Environment> {
 
  private:
   device_cache() = default;
+
+  template <class Q, class O>
+  status check_attend(std::span<sequence const> which, int layer, rows<Q> q, rows<O> out, std::span<std::int64_t const> queries,
+                      device_attention_options const& options) const {
+    if (queries.size() != which.size()) return {errc::shape_mismatch, static_cast<std::int64_t>(queries.size())};
+    std::int64_t all = 0;
+    for (std::size_t i = 0; i < which.size(); ++i) {
+      if (status const ok = this->check_layer(which[i], layer); !ok) return ok;
+      if (queries[i] < 0) return {errc::out_of_range, queries[i]};
+      all += queries[i];
+    }
+    if (q.extent[0] != all || q.extent[1] != store_.shape.query_heads || q.extent[2] != Recipe::key_channels) return {errc::shape_mismatch, q.extent[0]};
+    if (out.extent[0] != all || out.extent[1] != q.extent[1] || out.extent[2] != Recipe::value_channels) return {errc::shape_mismatch, out.extent[0]};
+    if (options.lse.data != nullptr && (options.lse.extent[0] < all || options.lse.extent[1] != q.extent[1] || options.lse.stride[1] != 1))
+      return {errc::shape_mismatch, options.lse.extent[1]};
+    if (!(options.soft_cap >= 0) || !(options.scale >= 0) || options.window < 0) return {errc::out_of_range, options.window};
+    return {};
+  }
+
+  template <class Q, class O>
+  status attend_all(Environment const& env, std::span<sequence const> which, int layer, rows<Q const> q, rows<O> out,
+                    std::span<std::int64_t const> queries, std::span<std::int64_t const> chunk, device_attention_options options) const {
+    if constexpr (device::check_device_page<page>()) {
+      using source_type = device::cache_source<Recipe>;
+      using launch = device::attention_launch<page, typename Recipe::accuracy, source_type, Q, O, Environment>;
+      std::int64_t first_query = 0;
+      for (std::size_t first = 0; first < which.size(); first += source_type::most) {
+        std::size_t const count = std::min<std::size_t>(source_type::most, which.size() - first);
+        auto const some = queries.subspan(first, count);
+        std::int64_t most = 0, all = 0;
+        for (std::int64_t const n : some) most = std::max(most, n), all += n;
+        source_type const from = source(which.subspan(first, count), layer, some, chunk.empty() ? chunk : chunk.subspan(first, count));
+        status const ok = launch::run(env, from, {static_cast<std::int64_t>(count), most, store_.shape.kv_heads}, q.part(first_query, all),
+                                      out.part(first_query, all), options);
+        if (!ok) return ok;
+        if (options.lse.data != nullptr) options.lse = options.lse.part(all, options.lse.extent[0] - all);
+        first_query += all;
+      }
+      return {};
+    } else {
+      return {errc::unsupported, 0};
+    }
+  }
 };
 
 // The first broken rule speaks alone.

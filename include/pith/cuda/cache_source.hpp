@@ -2,11 +2,11 @@
 // KV heads of many sequences of a cache, as an attention kernel reads them (attention_kernel.hpp's Source): cache/segment_source.hpp for a
 // device.
 //
-//   cache_source<Recipe, Masked>   one call: a layer, up to 128 sequences by value, their query tokens, and the raw chunk that the call brings
-//   .at(i, head)                   one KV head of the call's i-th sequence
+//   cache_source<Recipe>   one call: a layer, up to 128 sequences by value, their query tokens, and the raw chunk that the call brings
+//   .at(i, head)           one KV head of the call's i-th sequence
 //
 // Slots of pages and staging count from behind `first`; slots of visible(), bias() and limits() from the sequence's first token, and the
-// chunk's follow the stored ones. Masked is false where the caller knows that every slot of these sequences lives (device_cache::is_masked).
+// chunk's follow the stored ones.
 #pragma once
 
 #include "pith/cuda/cache_memory.hpp"
@@ -30,6 +30,7 @@ struct head_source {
   typename memory::key_state const* keys_calibrated;
   typename memory::value_state const* values_calibrated;
   std::int64_t slots, keys_sealed, values_sealed, chunk;
+  bool hides_some;
 
   PITH_HD std::int64_t first_tokens() const { return slots < Recipe::first_tokens ? slots : Recipe::first_tokens; }
   PITH_HD std::int64_t stored() const { return slots < Recipe::first_tokens ? 0 : slots - Recipe::first_tokens; }
@@ -60,6 +61,8 @@ struct head_source {
     return chunk_value_tiles + token / block_tokens * segments::value_tile::bytes;
   }
 
+  // Whether there may be slots that are not visible.
+  PITH_HD bool hides() const { return hides_some; }
   PITH_HD bool visible(std::int64_t slot) const {
     if (slot >= slots) return true;
     for (int i = 0; i < state->hole_count; ++i)
@@ -69,6 +72,7 @@ struct head_source {
     else
       return true;
   }
+  PITH_HD bool has_biases() const { return Recipe::has_bias; }
   PITH_HD float bias(std::int64_t slot) const {
     if constexpr (Recipe::has_bias)
       return slot < slots ? biases[slot] : 0.0f;
@@ -89,7 +93,7 @@ struct head_source {
   }
 };
 
-template <class Recipe, bool Masked = true>
+template <class Recipe>
 struct cache_source {
   using head = head_source<Recipe>;
   using page = typename Recipe::page;
@@ -97,8 +101,7 @@ struct cache_source {
   static constexpr int most = 128;
   static constexpr int first_tile = segments::first_tile;  // tokens of the raw tile of the first tokens
   static constexpr bool has_raw = true, has_bias = Recipe::has_bias, keys_differ = Recipe::last_keys != Recipe::last_values;
-  static constexpr bool has_visibility = Masked;
-  static_assert(Masked || !Recipe::has_liveness, "[pith] cache_source<Recipe, Masked>: with side<liveness> slots may be dead. Fix: true.");
+  static constexpr bool has_visibility = true;
 
   cache_memory<Recipe> memory;
   std::int32_t layer = 0, sequences = 0;
@@ -142,6 +145,7 @@ struct cache_source {
     made.pages = memory.pages;
     made.table = memory.table_of(s, layer, kv_head);
     made.slots = state.slots, made.keys_sealed = state.sealed_keys, made.values_sealed = state.sealed_values, made.chunk = chunk[i];
+    made.hides_some = Recipe::has_liveness || state.hole_count > 0;
     if constexpr (Recipe::has_liveness) made.live = memory.live_of(s, layer, kv_head);
     if constexpr (Recipe::has_bias) made.biases = memory.biases_of(s, layer, kv_head);
     std::int64_t const calibrated = static_cast<std::int64_t>(layer) * memory.kv_heads + kv_head;
