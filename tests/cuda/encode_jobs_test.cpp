@@ -52,7 +52,8 @@ TEST_CASE("encode_tiles on a device: a list of jobs, in any order, with gaps", "
     if (i != 2) pith::decode_tile<balanced>(expected.data() + i * balanced::bytes, decoded.data(), *state);
     int wrong = 0;
     for (int k = 0; k < tokens * channels; ++k)
-      wrong += !(back.data()[i * tokens * channels + k] == (i == 2 ? bf16{0xa5a5} : pith::from_float<bf16>(decoded[static_cast<std::size_t>(k)])));
+      wrong += !(back.data()[i * tokens * channels + k] ==
+                 (i == 2 ? bf16{0xa5a5} : pith::from_float<bf16>(decoded[static_cast<std::size_t>(k)])));
     CHECK(wrong == 0);
   }
   CHECK((made.intact() && back.intact()));
@@ -85,7 +86,8 @@ void check_ring() {
   std::vector<float> turned(static_cast<std::size_t>(Tile::tokens * row));
   for (std::int64_t i = 0; i < count; ++i) {
     for (std::int64_t b = 0; b < per_tile; ++b)
-      std::memcpy(turned.data() + b * 32 * row, rows.data() + (3 + i * per_tile + b) % ring_tiles * 32 * row, static_cast<std::size_t>(32 * row) * 4);
+      std::memcpy(turned.data() + b * 32 * row, rows.data() + (3 + i * per_tile + b) % ring_tiles * 32 * row,
+                  static_cast<std::size_t>(32 * row) * 4);
     Tile::encode(turned.data(), expected.data() + i * Tile::bytes);
   }
   pith_test::emulated_environment const env;
@@ -100,7 +102,8 @@ TEST_CASE("encode_tiles on a device: staged rows, round the end of their ring", 
   check_ring<tile, pith::raw_tile<bf16, 64, use::dot>>();
   check_ring<pith::int4<pith::per_channel<64>>::bind<80, 64, use::dot>, pith::raw_tile<bf16, 80, use::dot>>();
   check_ring<pith::int2<pith::per_token<32>>::bind<64, 64, use::mix>, pith::raw_tile<bf16, 64, use::mix>>();
-  check_ring<pith::pipe<pith::hadamard<128>, pith::int4<pith::per_channel<128>>>::bind<128, 128, use::mix>, pith::raw_tile<bf16, 128, use::mix>>();
+  check_ring<pith::pipe<pith::hadamard<128>, pith::int4<pith::per_channel<128>>>::bind<128, 128, use::mix>,
+             pith::raw_tile<bf16, 128, use::mix>>();
 }
 
 TEST_CASE("encode_tiles on a device: what does not fit is refused, and nothing is started", "[cuda][status]") {
@@ -111,7 +114,8 @@ TEST_CASE("encode_tiles on a device: what does not fit is refused, and nothing i
   bf16 const* const data = rows.data();
   CHECK(encode(view_of(data, 64, 80, 80), out.data(), tile::bytes) == pith::status{errc::shape_mismatch, 80});
   CHECK(encode(view_of(data, 40, 64, 64), out.data(), tile::bytes) == pith::status{errc::shape_mismatch, 40});
-  CHECK(encode(pith::matrix_view<bf16 const, space::device>(data, {64, 64}, {64, 2}), out.data(), tile::bytes) == pith::status{errc::shape_mismatch, 2});
+  CHECK(encode(pith::matrix_view<bf16 const, space::device>(data, {64, 64}, {64, 2}), out.data(), tile::bytes) ==
+        pith::status{errc::shape_mismatch, 2});
   CHECK(encode(view_of(data, 64, 64, 64), out.data(), tile::bytes - 16) == pith::status{errc::out_of_range, tile::bytes - 16});
   CHECK(encode(view_of(data + 1, 64, 64, 64), out.data(), tile::bytes) == pith::status{errc::misaligned, 2});
   CHECK(encode(view_of(data, 64, 64, 68), out.data(), tile::bytes) == pith::status{errc::misaligned, 8});

@@ -57,7 +57,8 @@ std::vector<float> exact_rows(std::vector<float> const& numbers, int tiles) {
   std::vector<float> rows;
   for (int tile = 0; tile < tiles; ++tile)
     for (int i = 0; i < Tile::tokens * Tile::channels; ++i)
-      rows.push_back(pith::to_float(pith::from_float<T>(numbers[static_cast<std::size_t>((i + tile * Tile::channels) % (Tile::tokens * Tile::channels))])));
+      rows.push_back(pith::to_float(
+          pith::from_float<T>(numbers[static_cast<std::size_t>((i + tile * Tile::channels) % (Tile::tokens * Tile::channels))])));
   return rows;
 }
 
@@ -77,7 +78,9 @@ bool same_bytes(std::vector<float> const& numbers, int gap, int tiles) {
   REQUIRE(pith::encode_tiles<Tile>(env, view, made.data(), out_stride, device_state<Tile>()));
   std::size_t at = 0;
   while (at < made.bytes() && made.data()[at] == expected.data()[at]) ++at;
-  if (at < made.bytes()) UNSCOPED_INFO("byte " << at << " of " << Tile::bytes << ": " << static_cast<int>(made.data()[at]) << ", expected " << static_cast<int>(expected.data()[at]));
+  if (at < made.bytes())
+    UNSCOPED_INFO("byte " << at << " of " << Tile::bytes << ": " << static_cast<int>(made.data()[at]) << ", expected "
+                          << static_cast<int>(expected.data()[at]));
   return at == made.bytes() && made.intact() && rows.intact();
 }
 
@@ -103,7 +106,8 @@ int wrong_numbers(std::byte const* in, std::int64_t in_stride, int gap, int tile
         T const& x = rows.data()[(tile * Tile::tokens + t) * stride + c];
         T untouched;
         std::memset(&untouched, 0xa5, sizeof untouched);
-        wrong += !same_number(x, c < Tile::channels ? pith::from_float<T>(exact[static_cast<std::size_t>(t * Tile::channels + c)]) : untouched);
+        wrong +=
+            !same_number(x, c < Tile::channels ? pith::from_float<T>(exact[static_cast<std::size_t>(t * Tile::channels + c)]) : untouched);
       }
   }
   return wrong;
@@ -126,20 +130,23 @@ std::vector<input> hard_numbers(std::uint64_t seed) {
     std::uint32_t const b = bits();
     return (b & 0x7f800000u) == 0x7f800000u ? 1.0f : pith::bits_float(b);
   });
-  add("about the largest numbers kept", [&] { return (bits() % 2 ? 0x1p125f : -0x1p124f) * (1.0f + static_cast<float>(bits() % 3) * 0x1p-23f); });
+  add("about the largest numbers kept",
+      [&] { return (bits() % 2 ? 0x1p125f : -0x1p124f) * (1.0f + static_cast<float>(bits() % 3) * 0x1p-23f); });
   add("about the smallest range kept", [&] { return static_cast<float>(bits() % 1024) * 0x1p-102f; });
   add("beyond f16", [&] { return gaussian(random) * 60000.0f; });
   add("below f16", [&] { return gaussian(random) * 0x1p-24f; });
   if (Tile::nan != pith::nan_policy::propagate || !pith::is_transformed<Tile>) {  // sums of infinities are NaN, of one payload or another
     add("some not finite", [&] {
       std::uint32_t const b = bits();
-      float const special[] = {pith::bits_float(0x7fc00000u), pith::bits_float(0x7f800000u), pith::bits_float(0xff800000u), pith::bits_float(0xffa12345u)};
+      float const special[] = {pith::bits_float(0x7fc00000u), pith::bits_float(0x7f800000u), pith::bits_float(0xff800000u),
+                               pith::bits_float(0xffa12345u)};
       return b % 64 == 0 ? special[b / 64 % 4] : gaussian(random);
     });
     add("nothing finite", [&] { return pith::bits_float(0x7f800000u | bits()); });
     add("one infinity", [n = 0, &random]() mutable { return n++ == 77 ? pith::bits_float(0x7f800000u) : gaussian(random) + 9.0f; });
     add("one NaN", [n = 0, &random]() mutable { return n++ == 78 ? pith::bits_float(0x7fc00000u) : gaussian(random); });
-    add("one NaN among the positive", [n = 0, &random]() mutable { return n++ == 79 ? pith::bits_float(0xffc00000u) : gaussian(random) + 20.0f; });
+    add("one NaN among the positive",
+        [n = 0, &random]() mutable { return n++ == 79 ? pith::bits_float(0xffc00000u) : gaussian(random) + 20.0f; });
   }
   return all;
 }
@@ -155,7 +162,9 @@ void check_encode(char const* name, std::uint64_t seed) {
   for (auto const& x : hard_numbers<Tile>(seed)) {
     INFO(x.name);
     ++which;
-    if (overflows<Tile> && (x.name == "largest floats" || x.name == "any bits but infinities and NaN" || (std::is_same_v<T, pith::f16> && x.name == "large"))) continue;
+    if (overflows<Tile> &&
+        (x.name == "largest floats" || x.name == "any bits but infinities and NaN" || (std::is_same_v<T, pith::f16> && x.name == "large")))
+      continue;
     CHECK((same_bytes<Tile, T>(x.rows, 8 * (which % 3), 1 + which % 2)));
   }
 }

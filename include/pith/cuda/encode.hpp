@@ -10,8 +10,8 @@
 // Nothing is allocated and nothing waits: the work is in the environment's stream.
 //
 // bytes    those of Tile::encode; numbers those of Tile::decode, rounded to the rows' type
-// errors   shape_mismatch   channels or tokens that are not the tile's (`at` is the extent); rows whose channels are not neighbours, or a negative
-//                           count (`at`)
+// errors   shape_mismatch   channels or tokens that are not the tile's (`at` is the extent), rows whose channels are not neighbours (the
+//                           stride), or a negative count (the count)
 //          out_of_range     a stride between tiles below Tile::bytes; `at` is the stride
 //          misaligned       an address or stride that is not a multiple of 16 bytes; `at` is what it exceeds one by
 //          bad_calibration  no state where the tile has one
@@ -105,7 +105,8 @@ using decode_jobs = tile_jobs<Tile, T, std::byte const>;
 
 // The one check of addresses: what a multiple of 16 bytes is exceeded by.
 template <class Tile, class T>
-status check_tiles(matrix_view<T, space::device> const& rows, std::byte const* bytes, std::int64_t stride, state_of<Tile> const* state) noexcept {
+status check_tiles(matrix_view<T, space::device> const& rows, std::byte const* bytes, std::int64_t stride,
+                   state_of<Tile> const* state) noexcept {
   if (rows.extent[1] != Tile::channels) return {errc::shape_mismatch, rows.extent[1]};
   if (rows.extent[0] < 0 || rows.extent[0] % Tile::tokens != 0) return {errc::shape_mismatch, rows.extent[0]};
   if (rows.stride[1] != 1) return {errc::shape_mismatch, rows.stride[1]};

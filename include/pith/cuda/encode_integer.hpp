@@ -3,13 +3,14 @@
 //
 //   u = rne(clamp((x - low) * inverse, least - shift, top - shift)) + shift
 //
-// is the codec's own code of a finite x, since rounding keeps order: the sum that rounds leaves it in its low bits under a constant, and a word
-// adds up its shifted fields. Numbers that are not finite, or beyond 2^125, are seen in a group's range: then the ranges are taken
-// again without them, and they are cut to these in shared memory before the codes.
+// is the codec's own code of a finite x, since rounding keeps order: the sum that rounds leaves it in its low bits under a constant, and a
+// word adds up its shifted fields. Numbers that are not finite, or beyond 2^125, show in a group's range: then the ranges are taken again
+// without them, and they are cut to these in shared memory before the codes.
 //
-// shared   rows of f32, Channels + 4 apart (four numbers of eight neighbouring tokens lie in different banks), the groups' parameters and ranges
-// chunks   tiles of more than 8192 numbers are read twice, 32 tokens at a time
-// cost     per number of a 4-bit tile of 32 x 128 from bf16 rows: docs/benchmarks.md
+// shared  rows of f32, Channels + 4 apart, so that four numbers of eight neighbouring tokens lie in different banks; the groups' parameters
+//         and ranges. At most 48 KiB: tiles of more than 8192 numbers are read twice, 32 tokens at a time
+// cost    instructions a number on sm_80, bf16 rows of 128 channels, numbers of usual size: 4 bit, zero::real, per_token<64> 17,
+//         per_channel<32> 19; hadamard<128> before it, 13 more
 #pragma once
 
 #include "pith/codec/float8.hpp"
@@ -33,13 +34,13 @@ inline constexpr int shared_pitch = Channels + 4;
 template <class Leaf>
 inline constexpr int chunk_tokens = Leaf::tokens * Leaf::channels <= 8192 ? Leaf::tokens : block_tokens;
 
-// What is stored of a scale or zero that has been rounded to T.
+// What is stored of a finite scale or zero that has been rounded to T.
 template <scale_scalar T>
 PITH_HD inline void write_scalar(std::byte* to, float x) noexcept {
   if constexpr (sizeof(T) == 1)
     *to = static_cast<std::byte>(from_float<T>(x).bits);
   else if constexpr (sizeof(T) == 2)
-    store_word(to, from_float<T>(x).bits);
+    store_word(to, static_cast<std::uint16_t>(two_of<T>(x, 0.0f)));
   else
     store_word(to, x);
 }
@@ -268,7 +269,8 @@ struct grouped_encoder {
   }
 
   // What the fields of a word hold above their codes.
-  static constexpr std::uint32_t above_word = code::above * (layout::per_word == 4 ? 0x01010101u : layout::per_word == 8 ? 0x11111111u : 0x55555555u);
+  static constexpr std::uint32_t ones = layout::per_word == 4 ? 0x01010101u : layout::per_word == 8 ? 0x11111111u : 0x55555555u;
+  static constexpr std::uint32_t above_word = code::above * ones;
 
   // Parameters either belong to a lane or differ along the packed axis.
   static constexpr bool by_lane = Leaf::along_tokens == (Leaf::used_for == use::mix);

@@ -20,7 +20,8 @@ struct places {
   static constexpr bool whole_rows = Threads % Quads == 0;
   int first, token_of_first, channel_of_first;
 
-  PITH_HD places(int thread, int done) : first(thread + done * Threads), token_of_first(thread / Quads + done * (Threads / Quads)), channel_of_first(thread % Quads * 4) {}
+  PITH_HD places(int thread, int done)
+      : first(thread + done * Threads), token_of_first(thread / Quads + done * (Threads / Quads)), channel_of_first(thread % Quads * 4) {}
   PITH_HD int token(int k) const { return whole_rows ? token_of_first + k * (Threads / Quads) : (first + k * Threads) / Quads; }
   PITH_HD int channel(int k) const { return whole_rows ? channel_of_first : (first + k * Threads) % Quads * 4; }
 };
@@ -43,10 +44,11 @@ struct plain_rows {
       PITH_UNROLL for (int k = 0; k < batch; ++k) {
         loaded[k] = {};
         if (all % (batch * Threads) == 0 || thread + (done + k) * Threads < all)
-          loaded[k] = *reinterpret_cast<held const*>(first + (first_token + static_cast<std::int64_t>(at.token(k))) * stride + at.channel(k));
+          loaded[k] =
+              *reinterpret_cast<held const*>(first + (first_token + static_cast<std::int64_t>(at.token(k))) * stride + at.channel(k));
       }
-      PITH_UNROLL for (int k = 0; k < batch; ++k)
-        if (all % (batch * Threads) == 0 || thread + (done + k) * Threads < all) put(at.token(k), at.channel(k), unpack_quad<scalar>(loaded[k]));
+      PITH_UNROLL for (int k = 0; k < batch; ++k) if (all % (batch * Threads) == 0 || thread + (done + k) * Threads < all)
+          put(at.token(k), at.channel(k), unpack_quad<scalar>(loaded[k]));
     }
   }
   template <int Channels, int Count, int Threads, class Get>
@@ -70,7 +72,8 @@ struct plain_rows {
 // Tile 0 of what is read is tile `first_tile` of the ring of `tiles`.
 template <class Tile>
 struct raw_ring {
-  static_assert(Tile::tokens == block_tokens && sizeof(typename Tile::scalar) == 2, "[pith] raw_ring<Tile>: raw tiles of 32 tokens in 16 bits.");
+  static_assert(Tile::tokens == block_tokens && sizeof(typename Tile::scalar) == 2,
+                "[pith] raw_ring<Tile>: raw tiles of 32 tokens in 16 bits.");
   std::byte const* ring;
   std::int64_t first_tile, tiles;
 
@@ -92,8 +95,10 @@ struct raw_ring {
         for_each_item<block_tokens / 2 * quads, Threads>(thread, [&](int i) {
           int const pair = i / quads, c = i % quads * 4;
           word4 const w = load_word<word4>(tile + 4 * (pair * Channels + c));
-          put(from + 2 * pair, c, unpack_quad<typename Tile::scalar>(word2{{pick_bytes(w.at[0], w.at[1], 0x5410), pick_bytes(w.at[2], w.at[3], 0x5410)}}));
-          put(from + 2 * pair + 1, c, unpack_quad<typename Tile::scalar>(word2{{pick_bytes(w.at[0], w.at[1], 0x7632), pick_bytes(w.at[2], w.at[3], 0x7632)}}));
+          put(from + 2 * pair, c,
+              unpack_quad<typename Tile::scalar>(word2{{pick_bytes(w.at[0], w.at[1], 0x5410), pick_bytes(w.at[2], w.at[3], 0x5410)}}));
+          put(from + 2 * pair + 1, c,
+              unpack_quad<typename Tile::scalar>(word2{{pick_bytes(w.at[0], w.at[1], 0x7632), pick_bytes(w.at[2], w.at[3], 0x7632)}}));
         });
       }
     }

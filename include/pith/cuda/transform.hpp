@@ -9,8 +9,8 @@
 // A row is Tile::channels floats. All lanes of a warp call together; the row is written and seen by the warp before the call, and is so
 // behind it. Many rows at once: transform_rows.hpp.
 //
-// order   a butterfly's sums are one fixed tree: lane l holds channels l, l + 32, ..., so that strides below 32 are shuffles and the others stay
-//         in a lane. rotate adds in double, where products are exact, in ascending order. Any other transform runs in one lane
+// order   a butterfly's sums are one fixed tree: lane l holds channels l, l + 32, ..., so that strides below 32 are shuffles and the others
+//         stay in a lane. rotate adds in double, where products are exact, in ascending order. Any other transform runs in one lane
 // cost    hadamard<128>, a row: 20 shuffles, 32 additions and multiplications, 8 accesses
 #pragma once
 
@@ -191,7 +191,8 @@ template <class Tile, class Thread>
 PITH_HD inline void restore_row(Thread& t, float* row, [[maybe_unused]] state_of<Tile> const& state) {
   if constexpr (is_transformed<Tile>) {
     with_inner<Tile>(state, [&](auto const& inner) { restore_row<typename Tile::inner>(t, row, inner); });
-    with_outer<Tile>(state, [&](auto const&... outer) { warp_transform<typename Tile::transform>::template undo<Tile::channels>(t, row, outer...); });
+    with_outer<Tile>(
+        state, [&](auto const&... outer) { warp_transform<typename Tile::transform>::template undo<Tile::channels>(t, row, outer...); });
   }
 }
 template <class Tile, class Thread>
