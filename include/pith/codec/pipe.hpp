@@ -66,13 +66,13 @@ struct transformed_tile {
     else
       return s;
   }
-  PITH_HD static constexpr auto const& inner_of(state const& s) noexcept {
+  PITH_HD static constexpr decltype(auto) inner_of([[maybe_unused]] state const& s) noexcept {
     if constexpr (has_outer && is_calibrated<Inner>)
-      return s.inner;
+      return (s.inner);
     else if constexpr (has_outer)
-      return none;
+      return no_state{};
     else
-      return s;
+      return (s);
   }
 
   PITH_HD static void transform_row(float* row, [[maybe_unused]] state const& s) noexcept {
@@ -131,8 +131,6 @@ struct transformed_tile {
   }
 
  private:
-  static constexpr no_state none{};
-
   PITH_HD static void transform_rows(float const* rows, float* to, state const& s) noexcept {
     for (int i = 0; i < tokens * channels; ++i) to[i] = admitted(rows[i]);
     for (int token = 0; token < tokens; ++token) transform_row(to + token * channels, s);
