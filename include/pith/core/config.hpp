@@ -25,7 +25,19 @@
 #endif
 
 // A precondition that the caller must keep: never used on data. Off unless PITH_CHECKED is defined.
-#if defined(PITH_CHECKED)
+#if defined(PITH_CHECKED) && defined(__CUDACC__)
+namespace pith {
+#pragma nv_exec_check_disable
+PITH_HD inline void precondition_broken() {
+#if defined(__CUDA_ARCH__)
+  __trap();
+#else
+  __builtin_trap();
+#endif
+}
+}  // namespace pith
+#define PITH_EXPECTS(condition) ((condition) ? static_cast<void>(0) : ::pith::precondition_broken())
+#elif defined(PITH_CHECKED)
 #define PITH_EXPECTS(condition) ((condition) ? static_cast<void>(0) : __builtin_trap())
 #else
 #define PITH_EXPECTS(condition) static_cast<void>(0)
