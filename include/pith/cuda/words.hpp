@@ -102,8 +102,8 @@ PITH_HD inline std::uint32_t fma_f16(std::uint32_t a, std::uint32_t b, std::uint
   asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(c));
   return out;
 #else
-  // The product of two f16 is exact in f32; the sum of it and an f16 is exact in f64, and rounding it to f32 with the lost bits made sticky
-  // keeps the second rounding right.
+  // The product of two f16 is exact in f32; the sum of it and an f16 is exact in f64, or one of them is below what can decide the other's
+  // rounding. Rounding it to f32 with the lost bits made sticky keeps the second rounding right.
   auto const one = [](std::uint32_t x, std::uint32_t y, std::uint32_t z) {
     double const exact = static_cast<double>(float_of_f16(x)) * static_cast<double>(float_of_f16(y)) + static_cast<double>(float_of_f16(z));
     float near = static_cast<float>(exact);
