@@ -77,12 +77,13 @@ constexpr operation arithmetic[] = {
     {0x90, "UIADD3"}, {0x91, "ULEA"}, {0x92, "ULOP3"}, {0x99, "USHF"}, {0xa4, "UIMAD"}, {0xa5, "UIMAD"},
 };
 constexpr operation others[] = {
-    {0x304, "F2F"}, {0x305, "F2I"}, {0x306, "I2F"}, {0x307, "FRND"}, {0x308, "MUFU"}, {0x309, "POPC"}, {0x387, "STL"}, {0x388, "STS"},
-    {0x389, "SHFL"}, {0x3a9, "ATOMG"}, {0x3ba, "UBLKCP"}, {0x589, "SHFL"}, {0x805, "CS2R"}, {0x806, "VOTE"}, {0x83b, "LDSM"},
-    {0x908, "MUFU"}, {0x918, "NOP"}, {0x919, "S2R"}, {0x91a, "DEPBAR"}, {0x941, "BSYNC"}, {0x943, "CALL"}, {0x945, "BSSY"},
-    {0x947, "BRA"}, {0x948, "WARPSYNC"}, {0x949, "BRX"}, {0x94d, "EXIT"}, {0x950, "RET"}, {0x981, "LDG"}, {0x983, "LDL"}, {0x984, "LDS"},
-    {0x986, "STG"}, {0x987, "STL"}, {0x988, "STS"}, {0x989, "SHFL"}, {0x9af, "LDGDEPBAR"}, {0x9c3, "S2UR"}, {0xab9, "ULDC"},
-    {0xb1d, "BAR"}, {0xb82, "LDC"}, {0xf89, "SHFL"}, {0xfae, "LDGSTS"},
+    {0x304, "F2F"}, {0x305, "F2I"}, {0x306, "I2F"}, {0x307, "FRND"}, {0x308, "MUFU"}, {0x309, "POPC"}, {0x348, "WARPSYNC"},
+    {0x387, "STL"}, {0x388, "STS"}, {0x389, "SHFL"}, {0x3a9, "ATOMG"}, {0x3ba, "UBLKCP"}, {0x589, "SHFL"}, {0x805, "CS2R"},
+    {0x806, "VOTE"}, {0x83b, "LDSM"}, {0x908, "MUFU"}, {0x918, "NOP"}, {0x919, "S2R"}, {0x91a, "DEPBAR"}, {0x91b, "ENDCOLLECTIVE"},
+    {0x941, "BSYNC"}, {0x944, "CALL"}, {0x945, "BSSY"}, {0x947, "BRA"}, {0x948, "WARPSYNC"}, {0x949, "BRX"},
+    {0x94d, "EXIT"}, {0x950, "RET"}, {0x981, "LDG"}, {0x983, "LDL"}, {0x984, "LDS"}, {0x986, "STG"}, {0x987, "STL"}, {0x988, "STS"},
+    {0x989, "SHFL"}, {0x9af, "LDGDEPBAR"}, {0x9c3, "S2UR"}, {0xab9, "ULDC"}, {0xb1d, "BAR"}, {0xb82, "LDC"}, {0xf89, "SHFL"},
+    {0xfae, "LDGSTS"},
 };
 // clang-format on
 
@@ -105,7 +106,7 @@ std::string kind_of(std::uint64_t low) {
 struct instruction {
   std::string kind;
   bool conditional = false;  // has a predicate
-  std::int64_t target = -1;  // of a BRA, as an index
+  std::int64_t target = -1;  // of a BRA or CALL, as an index
 };
 
 std::vector<instruction> decode(reader const& file, std::uint64_t offset, std::uint64_t bytes, int arch) {
@@ -115,10 +116,11 @@ std::vector<instruction> decode(reader const& file, std::uint64_t offset, std::u
     instruction i;
     i.kind = kind_of(low);
     i.conditional = (low >> 12 & 15) != 7 || (high >> 23 & 15) != 7;
-    if (i.kind == "BRA") {
-      std::int64_t const distance = arch >= 90
-                                        ? ((static_cast<std::int64_t>(low) >> 34) * 256 + static_cast<std::int64_t>(low >> 16 & 255)) * 4
-                                        : static_cast<std::int32_t>(low >> 32);
+    if (i.kind == "BRA" || i.kind == "CALL") {  // a far jump is a call that does not come back: both ways are open
+      // In units of 4 bytes from bit 34 on, from sm_90 on with 8 more low bits at bit 16. Bits 32 and 33 make it depend on the other lanes.
+      std::int64_t const upper = static_cast<std::int64_t>(low) >> 34;
+      std::int64_t const distance = 4 * (arch >= 90 ? upper * 256 + static_cast<std::int64_t>(low >> 16 & 255) : upper);
+      i.conditional = i.conditional || (low >> 32 & 3) != 0;
       std::int64_t const to = static_cast<std::int64_t>(at) + 16 + distance;
       if (to < 0 || to >= static_cast<std::int64_t>(bytes) || to % 16 != 0)
         stop("a branch that leaves its kernel: not an encoding known here");
@@ -136,7 +138,7 @@ std::vector<std::pair<std::size_t, std::set<std::size_t>>> innermost_loops(std::
   std::vector<std::vector<std::size_t>> next(n), previous(n);
   for (std::size_t i = 0; i < n; ++i) {
     if (code[i].target >= 0) next[i].push_back(static_cast<std::size_t>(code[i].target));
-    bool const ends = !code[i].conditional && (code[i].kind == "BRA" || code[i].kind == "EXIT");
+    bool const ends = !code[i].conditional && (code[i].kind == "BRA" || code[i].kind == "EXIT" || code[i].kind == "RET");
     if (!ends && i + 1 < n) next[i].push_back(i + 1);
     for (std::size_t const to : next[i]) previous[to].push_back(i);
   }
@@ -324,13 +326,22 @@ int check(std::vector<kernel> const& kernels, char const* ceilings, std::string 
     std::string whose, name, what;
     if (!(words >> whose) || whose[0] == '#' || whose != composition) continue;
     double codes = 0, most = 0;
-    if (!(words >> name >> what) || (what != "registers" && what != "loop" && what != "all") ||
-        (what != "registers" && !(words >> codes)) || !(words >> most) || (what != "registers" && codes <= 0))
-      stop("a line of the ceilings that cannot be read: " + line);
+    std::string unwanted;
+    if (words >> name >> what; what == "without") {
+      words >> unwanted;
+    } else if (!words || (what != "registers" && what != "loop" && what != "all") || (what != "registers" && !(words >> codes)) ||
+               !(words >> most) || (what != "registers" && codes <= 0)) {
+      words.setstate(std::ios::failbit);
+    }
+    if (!words) stop("a line of the ceilings that cannot be read: " + line);
     int matched = 0;
     for (kernel const& k : kernels) {
       if (name != "*" && k.name.find(name) == std::string::npos) continue;
       ++matched;
+      if (what == "without") {
+        if (k.kinds.count(unwanted) != 0) complain(k, std::to_string(k.kinds.at(unwanted)) + " times " + unwanted);
+        continue;
+      }
       if (what == "loop" && k.loops.empty()) {
         complain(k, "no loop");
         continue;
