@@ -2,7 +2,7 @@
 // Small changes of device memory by kernels' arguments: as many as a launch takes, one more, and many more.
 #include "pith/cuda/patch.hpp"
 
-#include <cstring>
+#include <algorithm>
 #include <vector>
 
 #include "support/catch.hpp"
@@ -81,7 +81,7 @@ TEST_CASE("bytes of the host come to device memory whole", "[cuda][patch]") {
     std::vector<std::byte> from(static_cast<std::size_t>(bytes)), to(static_cast<std::size_t>(bytes) + 4, std::byte{7});
     for (std::byte& b : from) b = static_cast<std::byte>(bits());
     REQUIRE(device::upload(env, to.data(), from.data(), bytes));
-    CHECK(std::memcmp(to.data(), from.data(), from.size()) == 0);
+    CHECK(std::equal(from.begin(), from.end(), to.begin()));
     CHECK(to.back() == std::byte{7});
   }
 }
