@@ -21,7 +21,7 @@ class device_thread {
   // would gather diverged lanes before each collective call.
   PITH_HD device_thread() { PITH_ON_DEVICE(warp_ = __shfl_sync(everyone, static_cast<int>(threadIdx.x) / warp_lanes, 0);) }
 
-  PITH_HD int lane() const { PITH_ON_DEVICE(return static_cast<int>(threadIdx.x) % warp_lanes;) }
+  PITH_HD int lane() const { PITH_ON_DEVICE(return static_cast<int>(threadIdx.x % warp_lanes);) }
   PITH_HD int warp() const { return warp_; }
   PITH_HD std::int64_t block_x() const { PITH_ON_DEVICE(return blockIdx.x;) }
   PITH_HD std::int64_t block_y() const { PITH_ON_DEVICE(return blockIdx.y;) }

@@ -82,7 +82,7 @@ struct dot_operand<Storage> {
 
   PITH_HD void load(std::byte const* from, int unit, int lane) {
     int const g = lane / 4, row = word_of(unit, lane % 4);
-    plane_[0] = load_word<word4>(from + stage::place(row, g));
+    plane_[0] = load_word<word4>(from + (word_rows % 4 == 0 ? stage::place(lane % 4, g) + 4 * unit * stage::pitch : stage::place(row, g)));
     PITH_UNROLL for (int p = 1; p < codes::planes; ++p) {
       plane_[p] = load_word<word4>(from + stage::place(stage::layout::words_before(p) + codes::row_of(p, row), g));
       PITH_UNROLL for (int e = 0; e < 4; ++e) plane_[p].at[e] >>= codes::shift_of(p, row);
@@ -129,7 +129,7 @@ struct dot_operand<raw_tile<T, Channels, Use, Tokens>> {
   PITH_HD static constexpr int channel(int unit, int t, int pair, int half) noexcept { return 2 * (8 * unit + 4 * pair + t) + half; }
 
   PITH_HD void load(std::byte const* from, int unit, int lane) {
-    PITH_UNROLL for (int p = 0; p < 2; ++p) row_[p] = load_word<word4>(from + stage::place(8 * unit + 4 * p + lane % 4, lane / 4));
+    PITH_UNROLL for (int p = 0; p < 2; ++p) row_[p] = load_word<word4>(from + stage::place(lane % 4, lane / 4) + (8 * unit + 4 * p) * stage::pitch);
   }
   template <bool>
   PITH_HD std::uint32_t get(int e, int pair) const {

@@ -138,7 +138,7 @@ struct linear_kernel {
     if (wanted > 0) {
       std::byte* const to = t.shared() + ring * form::stage_bytes;
       if (from.weights != nullptr) {
-        stage::start(t, to + t.warp() * stage::bytes, from.weights, form::blocks == 1 ? 0 : (from.at.group * form::warps + t.warp()) % form::blocks);
+        stage::template start<warp_lanes>(t, t.lane(), to + t.warp() * stage::bytes, from.weights, form::blocks == 1 ? 0 : (from.at.group * form::warps + t.warp()) % form::blocks);
         from.weights += form::piece_bytes;
       }
       constexpr int granules = form::x_bytes / 16;

@@ -77,8 +77,8 @@ struct tile_stage {
     if constexpr (is_integer) {
       constexpr int parameters = parameter_bytes / 16;
       PITH_UNROLL for (int first = 0; first < parameters; first += Threads) {
-        int const at = first + self;
-        if (parameters % Threads == 0 || at < parameters) t.copy16(stage + codes_bytes + 16 * at, tile + Storage::scale_at + 16 * at);
+        if (parameters % Threads == 0 || first + self < parameters)
+          t.copy16(stage + codes_bytes + 16 * self + 16 * first, tile + Storage::scale_at + 16 * self + 16 * first);
       }
     }
   }
