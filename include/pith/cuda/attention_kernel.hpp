@@ -22,7 +22,7 @@ struct attention_kernel : attention_walk<Page, Source, Q, NT, Terms, Along, true
   template <device_like Thread>
   PITH_HD void operator()(Thread& t) const {
     if (t.block_x() >= *this->part_count) return;
-    attention_part const part = this->parts[t.block_x()];
+    attention_part const part = uniform_part(t, this->parts + t.block_x());
     std::int64_t const all_rows = this->source.queries(part.sequence).count * this->group;
     if (t.block_z() * rows >= all_rows) return;
     std::int64_t const first_row = t.block_z() * rows + (shares_rows ? 0 : 8 * NT * t.warp());

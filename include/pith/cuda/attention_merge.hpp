@@ -57,7 +57,7 @@ struct attention_merge_kernel {
     for (; part < end; ++part) add(partial, limits, at(part), lane, most, sum, total);
 
     bool const empty = !(total > 0) && !is_nan(total);
-    float const inverse = empty ? 0.0f : 1.0f / total;
+    float const inverse = empty ? 0.0f : divide_fast(1.0f, total);
     for_each_of_lane<dv>(lane, [&](int k, int c) { out.data[out.offset(token, query_head, c)] = from_float<O>(sum[k] * inverse); });
     if (lse != nullptr && lane == 0)
       lse[token * lse_stride + query_head] = empty ? bits_float(0xff800000u) : (most + log2_fast(total)) * ln_2;

@@ -17,6 +17,13 @@ struct attention_part {
   std::int32_t begin = 0, end = 0;
 };
 
+// A part as all lanes know it to be the same: loops whose ends come from memory would gather the lanes before every collective call.
+template <class Thread>
+PITH_HD inline attention_part uniform_part(Thread& t, attention_part const* from) {
+  attention_part const part = *from;
+  return {t.shuffle(part.sequence, 0), t.shuffle(part.raw, 0), t.shuffle(part.begin, 0), t.shuffle(part.end, 0)};
+}
+
 // parts [most_parts], first_part [sequences + 1]
 template <class Source>
 struct attention_plan_kernel {

@@ -24,7 +24,7 @@ struct attention_statistics_kernel : attention_walk<Page, Source, Q, 1, Terms, w
   template <device_like Thread>
   PITH_HD void operator()(Thread& t) const {
     if (t.block_x() >= *this->part_count) return;
-    attention_part const part = this->parts[t.block_x()];
+    attention_part const part = uniform_part(t, this->parts + t.block_x());
     std::int64_t const all_rows = this->source.queries(part.sequence).count * this->group;
     for (std::int64_t first_row = 0; first_row < all_rows; first_row += rows) {
       if (part.raw == 0) {

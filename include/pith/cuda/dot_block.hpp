@@ -124,7 +124,7 @@ struct dot_block {
     int const g = t.lane() / 4, quad = t.lane() % 4;
     PITH_UNROLL for (int sub = 0; sub < subs; ++sub) {
       std::byte const* const parameters = stage + stage_of::codes_bytes;
-      float const unit_scale = operand::largest_scale(t, parameters, sub), inverse = 1.0f / unit_scale;  // powers of two
+      float const unit_scale = operand::largest_scale(t, parameters, sub), inverse = inverse_power(unit_scale);  // powers of two
       float part[2][NT][4] = {}, bias[NT] = {};
       PITH_UNROLL for (int unit = 0; unit < operand::units; ++unit) {
         operand x;

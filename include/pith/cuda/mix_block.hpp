@@ -86,7 +86,7 @@ struct mix_block {
   // Brings the sums to what they stand for; by all lanes, at the end. The biases' sums of all tokens come together.
   template <class Thread>
   PITH_HD void finish(Thread& t) {
-    float const unit = lift > 0 ? 1.0f / lift : 0.0f;
+    float const unit = lift > 0 ? inverse_power(lift) : 0.0f;
     PITH_UNROLL for (int n = 0; n < NT; ++n) {
       if constexpr (has_bias && !by_channel) {
         PITH_UNROLL for (int group = 0; group < groups; ++group)
@@ -172,7 +172,8 @@ struct mix_block {
   template <class Thread>
   PITH_HD void raise(Thread& t, float most) {
     PITH_UNROLL for (int mask = 1; mask < warp_lanes; mask *= 2) most = larger(most, t.shuffle_xor(most, mask));
-    float const raised = 64.0f / power_below(most), ratio = lift > 0 ? raised / lift : 1.0f;
+    float const wanted = 64.0f * inverse_power(power_below(most)), raised = wanted < 0x1p120f ? wanted : 0x1p120f;
+    float const ratio = lift > 0 ? raised * inverse_power(lift) : 1.0f;
     PITH_UNROLL for (int m = 0; m < tiles; ++m)
       PITH_UNROLL for (int n = 0; n < NT; ++n)
         PITH_UNROLL for (int r = 0; r < 4; ++r) o[m][n][r] *= ratio;

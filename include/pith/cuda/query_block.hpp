@@ -71,7 +71,7 @@ struct query_block {
       most = larger(most, size);
     }
     PITH_UNROLL for (int mask = 1; mask < warp_lanes; mask *= 2) most = larger(most, t.shuffle_xor(most, mask));
-    float const power = power_below(most), inverse = 1.0f / power;
+    float const power = power_below(most), inverse = inverse_power(power);
     for (int at = t.lane(); at < operand::units * steps * 4; at += warp_lanes) {
       int const quad = at % 4, k = at / 4 % steps, unit = at / 4 / steps, lane = 4 * (row % 8) + quad;
       float x[2][2];

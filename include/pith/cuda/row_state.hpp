@@ -27,13 +27,13 @@ struct row_state {
 
   // s = cap tanh(s / cap), s in base 2 units.
   PITH_HD static void soften(float (&s)[2][NT][4], float cap) {
-    float const inverse = 2.0f / cap, bound = cap * log2_e;  // tanh(x) = 1 - 2 / (1 + e^2x), e^(2 x) = 2^(2 s / cap)
+    float const inverse = divide_fast(2.0f, cap), bound = cap * log2_e;  // tanh(x) = 1 - 2 / (1 + e^2x), e^(2 x) = 2^(2 s / cap)
     PITH_UNROLL for (int h = 0; h < 2; ++h)
       PITH_UNROLL for (int n = 0; n < NT; ++n)
         PITH_UNROLL for (int r = 0; r < 4; ++r) {
           float const x = s[h][n][r] * inverse, size = x < 0 ? -x : x;
           float const power = exp2_fast(-size);  // at most 1: no overflow
-          float const tanh = (1.0f - power) / (1.0f + power);
+          float const tanh = divide_fast(1.0f - power, 1.0f + power);
           s[h][n][r] = x < 0 ? -(bound * tanh) : bound * tanh;
         }
   }

@@ -117,6 +117,17 @@ PITH_HD inline std::uint32_t fma_f16(std::uint32_t a, std::uint32_t b, std::uint
 #endif
 }
 
+// 1 / x of a power of two from 2^-125 to 2^126.
+PITH_HD inline float inverse_power(float x) noexcept { return bits_float(0x7f000000u - float_bits(x)); }
+// a / b within 2 units in the last place, b from 2^-126 to 2^126.
+PITH_HD inline float divide_fast(float a, float b) noexcept {
+#if defined(__CUDA_ARCH__)
+  return __fdividef(a, b);
+#else
+  return a / b;
+#endif
+}
+
 // The larger of two numbers, and the other one if one is NaN.
 PITH_HD inline float larger(float a, float b) noexcept {
 #if defined(__CUDA_ARCH__)
