@@ -57,12 +57,14 @@ class cuda_addresses {
     // The driver's context exists only after the runtime's first call that needs it.
     if (status const s = device_status(cudaFree(nullptr)); !s) return s;
     if (status const s = device_status(cudaGetDevice(&current)); !s) return s;
-    bool const found = find("cuDeviceGetAttribute", d.get_attribute_) && find("cuMemGetAllocationGranularity", d.get_granularity_) &&
-                       find("cuMemAddressReserve", d.reserve_) && find("cuMemAddressFree", d.free_) && find("cuMemCreate", d.create_) &&
-                       find("cuMemRelease", d.release_) && find("cuMemMap", d.map_) && find("cuMemUnmap", d.unmap_) &&
-                       find("cuMemSetAccess", d.set_access_);
+    bool const found = find("cuDeviceGet", d.get_device_) && find("cuDeviceGetAttribute", d.get_attribute_) &&
+                       find("cuMemGetAllocationGranularity", d.get_granularity_) && find("cuMemAddressReserve", d.reserve_) &&
+                       find("cuMemAddressFree", d.free_) && find("cuMemCreate", d.create_) && find("cuMemRelease", d.release_) &&
+                       find("cuMemMap", d.map_) && find("cuMemUnmap", d.unmap_) && find("cuMemSetAccess", d.set_access_);
     if (!found) return status{errc::unsupported, 0};
-    if (status const s = said(d.get_attribute_(&supported, CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, current)); !s) return s;
+    CUdevice device = 0;
+    if (status const s = said(d.get_device_(&device, current)); !s) return s;
+    if (status const s = said(d.get_attribute_(&supported, CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, device)); !s) return s;
     if (supported == 0) return status{errc::unsupported, current};
     d.properties_.type = CU_MEM_ALLOCATION_TYPE_PINNED;
     d.properties_.location = {CU_MEM_LOCATION_TYPE_DEVICE, current};
@@ -119,6 +121,7 @@ class cuda_addresses {
     return error == cudaSuccess && answer == cudaDriverEntryPointSuccess && found != nullptr;
   }
 
+  decltype(cuDeviceGet)* get_device_ = nullptr;
   decltype(cuDeviceGetAttribute)* get_attribute_ = nullptr;
   decltype(cuMemGetAllocationGranularity)* get_granularity_ = nullptr;
   decltype(cuMemAddressReserve)* reserve_ = nullptr;

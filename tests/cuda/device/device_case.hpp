@@ -73,6 +73,7 @@ class on_device {
   explicit on_device(std::vector<T> const& values) : count_(values.size()) {
     error_ = cudaMalloc(reinterpret_cast<void**>(&data_), count_ * sizeof(T) + (count_ == 0));
     if (error_ == cudaSuccess) error_ = cudaMemcpy(data_, values.data(), count_ * sizeof(T), cudaMemcpyHostToDevice);
+    if (error_ == cudaSuccess) error_ = cudaDeviceSynchronize();  // cudaMemcpy returns before the last bytes are there, other streams start
   }
   explicit on_device(std::size_t count) : on_device(std::vector<T>(count)) {}
   on_device(on_device const&) = delete;
