@@ -186,8 +186,7 @@ class cache_bytes : public cache_ledger<Recipe> {
   template <class K, class V>
   status write(Environment const& env, std::span<sequence const> which, int layer, device_rows<K> k, device_rows<V> v,
                std::span<std::int64_t const> counts) {
-    append_batch batch;
-    batch.layer = layer;
+    append_batch batch{.layer = layer};
     typename changes::template of<reset_side_kernel<Recipe>> sides(env, {.memory = device_});
     std::int64_t row = 0;
     for (std::size_t i = 0; i < which.size(); ++i) {
@@ -208,6 +207,9 @@ class cache_bytes : public cache_ledger<Recipe> {
           .sealed_values = state.sealed_values,
           .key_tiles_end = static_cast<std::int32_t>((before ? before->key_tiles_end : 0) + (keys - state.sealed_keys) / page::key_tile::tokens),
           .value_tiles_end = static_cast<std::int32_t>((before ? before->value_tiles_end : 0) + (values - state.sealed_values) / page::value_tile::tokens)};
+      batch.key_parts = std::max(batch.key_parts, raw_parts(end - count, keys, end));
+      batch.value_parts = std::max(batch.value_parts, raw_parts(end - count, values, end));
+      batch.first_parts = std::max<int>(batch.first_parts, end < count);
       row += count;
       begin_slots(sides, index, layer, state.slots, state.slots + count);
       state.slots += count;
@@ -217,7 +219,7 @@ class cache_bytes : public cache_ledger<Recipe> {
       shown_[index * store_.shape.layers + layer] = state;
       if (batch.count < append_batch::most) continue;
       if (status const ok = launch(env, k, v, batch); !ok) return ok;
-      batch.count = 0;
+      batch = {.layer = layer};
     }
     if (status const ok = launch(env, k, v, batch); !ok) return ok;
     if (status const ok = sides.flush(); !ok) return ok;

@@ -25,7 +25,8 @@ struct append_entry {
 struct append_batch {
   static constexpr int most = 64;
   int layer = 0, count = 0;
-  append_entry entries[most];
+  int key_parts = 0, value_parts = 0, first_parts = 0;  // most raw tiles that an entry's rows go to: of the two rings, and of `first`
+  append_entry entries[most] = {};
 };
 
 // The next multiple of a tile below `end` slots less the last `last` of them, or what is sealed already.
@@ -33,6 +34,12 @@ template <class Recipe>
 PITH_HD constexpr std::int64_t sealed_slots(std::int64_t sealed, std::int64_t end, int last) {
   std::int64_t const whole = (end - last) / Recipe::page::tile_tokens * Recipe::page::tile_tokens;
   return sealed > whole ? sealed : whole;
+}
+
+// Raw tiles that staged slots [staged, end) go to, less what is sealed.
+constexpr int raw_parts(std::int64_t staged, std::int64_t sealed, std::int64_t end) {
+  std::int64_t const first = staged > sealed ? staged : sealed;
+  return end <= first ? 0 : static_cast<int>((end - 1) / block_tokens - first / block_tokens + 1);
 }
 
 // Tokens [from, to) of a raw tile; number(token, channel) gives them as bf16. A fresh tile's other tokens become zero.
@@ -84,8 +91,6 @@ template <class Recipe, storage_scalar K, storage_scalar V>
 struct append_rows_kernel {
   using segments = raw_segments<Recipe>;
   static constexpr int threads = 128;
-  static constexpr std::int64_t key_parts = segments::key_ring, value_parts = segments::value_ring,
-                                parts = key_parts + value_parts + (Recipe::first_tokens > 0);
   static_assert(Recipe::first_tokens == 0 || segments::keys_at == segments::first_key_tile::bytes + segments::first_value_tile::bytes);
   cache_memory<Recipe> memory;
   device_rows<K> k;
@@ -93,12 +98,13 @@ struct append_rows_kernel {
   std::uint64_t* status_word;
   append_batch batch;
 
-  pith::device::grid grid() const { return {.x = batch.count * parts, .y = memory.kv_heads}; }
+  PITH_HD int parts() const { return batch.key_parts + batch.value_parts + batch.first_parts; }
+  pith::device::grid grid() const { return {.x = static_cast<std::int64_t>(batch.count) * parts(), .y = memory.kv_heads}; }
 
   template <device_like Thread>
   PITH_HD void operator()(Thread& t) const {
-    append_entry const& e = batch.entries[t.block_x() / parts];
-    std::int64_t const part = t.block_x() % parts;
+    append_entry const& e = batch.entries[t.block_x() / parts()];
+    int const part = static_cast<int>(t.block_x() % parts());
     int const head = static_cast<int>(t.block_y()), thread = thread_of(t);
     std::byte* const raw = memory.raw_block(e.sequence, batch.layer, head);
     std::int64_t const staged = e.slots - Recipe::first_tokens, end = staged + e.tokens;  // below zero: in `first`
@@ -106,10 +112,10 @@ struct append_rows_kernel {
                        values = sealed_slots<Recipe>(e.sealed_values, end, Recipe::last_values);
     auto const key_rows = rows_from<Recipe>(t, k, e.row - e.slots, head, status_word);
     auto const value_rows = rows_from<Recipe>(t, v, e.row - e.slots, head, status_word);
-    if (part < key_parts) {
+    if (part < batch.key_parts) {
       ring_tile<typename segments::key_tile, &segments::key_tile_of>(thread, raw, staged, keys, end, part, key_rows);
-    } else if (part < key_parts + value_parts) {
-      ring_tile<typename segments::value_tile, &segments::value_tile_of>(thread, raw, staged, values, end, part - key_parts, value_rows);
+    } else if (part < batch.key_parts + batch.value_parts) {
+      ring_tile<typename segments::value_tile, &segments::value_tile_of>(thread, raw, staged, values, end, part - batch.key_parts, value_rows);
     } else if (staged < 0) {
       int const from = static_cast<int>(e.slots), to = static_cast<int>(end < 0 ? e.slots + e.tokens : Recipe::first_tokens);
       bool const fresh = from == 0;
@@ -126,7 +132,7 @@ struct append_rows_kernel {
   }
 
  private:
-  // The part-th tile, counted from the first that holds a new staged token.
+  // The part-th tile, counted from the first that a new staged token goes to (raw_parts).
   template <class Tile, auto TileOf, class Rows>
   PITH_HD static void ring_tile(int thread, std::byte* raw, std::int64_t staged, std::int64_t sealed, std::int64_t end, std::int64_t part,
                                 Rows const& rows) {
