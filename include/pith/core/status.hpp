@@ -62,10 +62,9 @@ struct [[nodiscard]] status {
 template <class T>
 class [[nodiscard]] result {
  public:
-#if defined(__CUDACC__)
-#pragma nv_exec_check_disable  // T may be host-only; such a result is then used on the host only
-#endif
-  PITH_HD constexpr result(T value) noexcept(std::is_nothrow_move_constructible_v<T>) : value_(std::move(value)) {}
+  PITH_HD constexpr result(T value) noexcept requires std::is_trivially_copyable_v<T> : value_(value) {}
+  constexpr result(T value) noexcept(std::is_nothrow_move_constructible_v<T>) requires(!std::is_trivially_copyable_v<T>)  // on the host only
+      : value_(std::move(value)) {}
   PITH_HD constexpr result(status error) noexcept : error_(error), ok_(false) { PITH_EXPECTS(error.code != errc::ok); }
 
   // Trivial if T is trivially copyable; otherwise the union deletes these two, and the next one moves. (g++ 12 does not see

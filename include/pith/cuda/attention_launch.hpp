@@ -50,7 +50,8 @@ template <class Page, class Accuracy, class Source, class Q, class O, environmen
 struct attention_launch {
   static constexpr int shortest = 8;  // blocks of a part: 256 tokens
   using decode_kernel = attention_kernel<Page, Source, Q, 1, terms_of<Accuracy>, warps_along::tokens>;
-  using prefill_kernel = attention_kernel<Page, Source, Q, 2, terms_of<Accuracy>, warps_along::rows>;
+  static constexpr int prefill_tiles = Page::value_channels > 128 ? 1 : 2;  // of 8 rows, a warp: with two, 256 channels would not fit in registers
+  using prefill_kernel = attention_kernel<Page, Source, Q, prefill_tiles, terms_of<Accuracy>, warps_along::rows>;
 
   // Scratch of a call: the plan, and what every part leaves.
   static std::int64_t scratch_bytes(Environment const& env, attention_extent const& extent, int group) {

@@ -219,7 +219,7 @@ class device_cache : device::cache_bytes<Recipe, Environment> {
                                           calibration<page> const& calibrated) {
     device_cache made;
     if (status const ok = made.set_up(env, shape, memory, calibrated); !ok) return ok;
-    return made;
+    return result<device_cache>(std::move(made));  // nvcc does not move by itself here
   }
 
   device_cache(device_cache&&) noexcept = default;

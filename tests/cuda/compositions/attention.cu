@@ -23,6 +23,7 @@ using int3_pages = kv_page<pith::int3<per_token<32>>, pith::int3<per_token<32>>,
 using bf16_pages = kv_page<raw<bf16>, raw<bf16>, 128, 128, 64>;
 using rotated_pages = kv_page<pith::pipe<pith::hadamard<128>, pith::int4<per_token<>>>, pith::pipe<pith::hadamard<128>, pith::int4<per_token<>>>, 128, 128, 64>;
 using block_float_pages = kv_page<pith::block_float<4, per_token<32>>, pith::block_float<4, per_channel<32>>, 64, 64, 64>;
+using widest_pages = kv_page<pith::int4<per_token<64>>, pith::int4<per_token<64>>, 256, 256, 64>;
 using wide_pages = kv_page<pith::int8<per_token<64>>, pith::int8<per_token<64>>, 192, 128, 64>;
 
 template <class Kernel>
@@ -32,8 +33,8 @@ __global__ void __launch_bounds__(Kernel::threads, Kernel::min_blocks) start(__g
 }
 template <class Page, int Terms>
 using decode = attention_kernel<Page, page_source<Page>, bf16, 1, Terms, warps_along::tokens>;
-template <class Page>
-using prefill = attention_kernel<Page, page_source<Page>, bf16, 2, 1, warps_along::rows>;
+template <class Page, int Tiles = 2, int Terms = 1>
+using prefill = attention_kernel<Page, page_source<Page>, bf16, Tiles, Terms, warps_along::rows>;
 
 }  // namespace composition
 
@@ -54,3 +55,5 @@ PITH_START(composition::prefill<composition::bf16_pages>);
 PITH_START(composition::decode<composition::rotated_pages, 1>);
 PITH_START(composition::decode<composition::block_float_pages, 2>);
 PITH_START(composition::decode<composition::wide_pages, 1>);
+PITH_START(composition::decode<composition::widest_pages, 2>);
+PITH_START(composition::prefill<composition::widest_pages, 1, 2>);
