@@ -36,24 +36,44 @@ using decode = attention_kernel<Page, page_source<Page>, bf16, 1, Terms, warps_a
 template <class Page, int Tiles = 2, int Terms = 1>
 using prefill = attention_kernel<Page, page_source<Page>, bf16, Tiles, Terms, warps_along::rows>;
 
+// Kernels under short names.
+struct int4_decode : decode<int4_pages, 1> {};
+struct int4_exact_decode : decode<int4_pages, 2> {};
+struct int4_prefill : prefill<int4_pages> {};
+struct int8_decode : decode<int8_pages, 1> {};
+struct int8_exact_decode : decode<int8_pages, 2> {};
+struct int8_prefill : prefill<int8_pages> {};
+struct kivi4_decode : decode<kivi4_pages, 1> {};
+struct kivi4_prefill : prefill<kivi4_pages> {};
+struct kivi2_decode : decode<kivi2_pages, 1> {};
+struct int3_decode : decode<int3_pages, 1> {};
+struct bf16_decode : decode<bf16_pages, 1> {};
+struct bf16_exact_decode : decode<bf16_pages, 2> {};
+struct bf16_prefill : prefill<bf16_pages> {};
+struct rotated_decode : decode<rotated_pages, 1> {};
+struct block_float_exact_decode : decode<block_float_pages, 2> {};
+struct wide_decode : decode<wide_pages, 1> {};
+struct widest_exact_decode : decode<widest_pages, 2> {};
+struct widest_exact_prefill : prefill<widest_pages, 1, 2> {};
+
 }  // namespace composition
 
 #define PITH_START(...) template __global__ void composition::start(__grid_constant__ __VA_ARGS__ const)
-PITH_START(composition::decode<composition::int4_pages, 1>);
-PITH_START(composition::decode<composition::int4_pages, 2>);
-PITH_START(composition::prefill<composition::int4_pages>);
-PITH_START(composition::decode<composition::int8_pages, 1>);
-PITH_START(composition::decode<composition::int8_pages, 2>);
-PITH_START(composition::prefill<composition::int8_pages>);
-PITH_START(composition::decode<composition::kivi4_pages, 1>);
-PITH_START(composition::prefill<composition::kivi4_pages>);
-PITH_START(composition::decode<composition::kivi2_pages, 1>);
-PITH_START(composition::decode<composition::int3_pages, 1>);
-PITH_START(composition::decode<composition::bf16_pages, 1>);
-PITH_START(composition::decode<composition::bf16_pages, 2>);
-PITH_START(composition::prefill<composition::bf16_pages>);
-PITH_START(composition::decode<composition::rotated_pages, 1>);
-PITH_START(composition::decode<composition::block_float_pages, 2>);
-PITH_START(composition::decode<composition::wide_pages, 1>);
-PITH_START(composition::decode<composition::widest_pages, 2>);
-PITH_START(composition::prefill<composition::widest_pages, 1, 2>);
+PITH_START(composition::int4_decode);
+PITH_START(composition::int4_exact_decode);
+PITH_START(composition::int4_prefill);
+PITH_START(composition::int8_decode);
+PITH_START(composition::int8_exact_decode);
+PITH_START(composition::int8_prefill);
+PITH_START(composition::kivi4_decode);
+PITH_START(composition::kivi4_prefill);
+PITH_START(composition::kivi2_decode);
+PITH_START(composition::int3_decode);
+PITH_START(composition::bf16_decode);
+PITH_START(composition::bf16_exact_decode);
+PITH_START(composition::bf16_prefill);
+PITH_START(composition::rotated_decode);
+PITH_START(composition::block_float_exact_decode);
+PITH_START(composition::wide_decode);
+PITH_START(composition::widest_exact_decode);
+PITH_START(composition::widest_exact_prefill);
