@@ -32,7 +32,7 @@ struct layer_state {
   std::int64_t sealed_keys = 0;  // slots after `first`
   std::int64_t sealed_values = 0;
   slot_range holes[max_holes] = {};  // dead slots, ascending
-  int hole_count = 0;
+  std::int64_t hole_count = 0;
 
   PITH_HD std::int64_t slot_of(std::int64_t token) const {
     std::int64_t slot = token;

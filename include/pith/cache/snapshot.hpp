@@ -123,7 +123,7 @@ struct snapshot {
     out.number(static_cast<std::uint64_t>(store.shape.kv_heads), 4);
     for (int l = 0; l < store.shape.layers; ++l) {
       layer_state const& state = store.layer(sequence, l);
-      for (std::int64_t const x : {state.tokens, state.slots, state.sealed_keys, state.sealed_values, static_cast<std::int64_t>(state.hole_count)})
+      for (std::int64_t const x : {state.tokens, state.slots, state.sealed_keys, state.sealed_values, state.hole_count})
         out.number(static_cast<std::uint64_t>(x));
       for (int i = 0; i < state.hole_count; ++i) {
         out.number(static_cast<std::uint64_t>(state.holes[i].begin));
@@ -200,7 +200,7 @@ struct snapshot {
     std::uint64_t const holes = in.number();
     if (!in.enough) return in.missing();
     if (holes > layer_state::max_holes) return {errc::bad_format, start + 32};
-    state.hole_count = static_cast<int>(holes);
+    state.hole_count = static_cast<std::int64_t>(holes);
     for (int i = 0; i < state.hole_count; ++i) {
       state.holes[i].begin = static_cast<std::int64_t>(in.number());
       state.holes[i].end = static_cast<std::int64_t>(in.number());

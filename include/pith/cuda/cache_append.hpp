@@ -105,6 +105,7 @@ class cache_bytes : public cache_ledger<Recipe> {
   void show_state(changes& all, std::int64_t index, int layer) {
     constexpr std::size_t words = sizeof(layer_state) / 8;
     static_assert(std::is_trivially_copyable_v<layer_state> && sizeof(layer_state) % 8 == 0);
+    static_assert(std::has_unique_object_representations_v<layer_state>);  // no padding that is otherwise each time
     layer_state& shown = shown_[index * store_.shape.layers + layer];
     std::uint64_t now[words], before[words];
     std::memcpy(now, &store_.layer(index, layer), sizeof(now));
