@@ -334,7 +334,7 @@ struct twins {
   }
 };
 
-// How often each kind of call was made.
+// How often each kind of call was made; each was.
 template <class Host, class Device, class T>
 std::map<std::string, int64_t> random_operations(std::uint64_t seed, int steps, pith::calibration<typename Host::page> const& calibrated) {
   pith::cache_shape shape{.layers = layers, .kv_heads = kv_heads, .query_heads = 4, .bytes = 0, .max_sequences = 5, .max_tokens = 420, .max_chunk = 32};
@@ -391,6 +391,10 @@ std::map<std::string, int64_t> random_operations(std::uint64_t seed, int steps, 
   CHECK(all.device.memory().runs->used_runs() == 0);
   CHECK(all.device.resident_bytes() == all.host.resident_bytes());
   CHECK(all.env.status());
+  for (char const* const what : {"append", "append many", "fork", "truncate", "cut inexactly", "close", "exhausted"}) {
+    INFO(what << " " << count[what]);
+    CHECK(count[what] > 3);
+  }
   return count;
 }
 

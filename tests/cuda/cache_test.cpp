@@ -10,60 +10,16 @@ using pith::status;
 
 namespace {
 
-struct plain : pith::kv_cache<pith::head_dim<32>, pith::keys<pith::raw<pith::bf16>>, pith::values<pith::raw<pith::bf16>>, pith::on<pith::cuda>> {};
-struct plain_host : pith::kv_cache<pith::head_dim<32>, pith::keys<pith::raw<pith::bf16>>, pith::values<pith::raw<pith::bf16>>> {};
-
 struct sided : pith::kv_cache<pith::head_dim<32, 16>, pith::keys<pith::int4<pith::per_token<16>>>, pith::values<pith::int4<pith::per_token<16>>>,
                               pith::raw<pith::first<4>, pith::last<8, 40>>, pith::side<pith::liveness, pith::bias>, pith::on<pith::cuda>> {};
 struct sided_host : pith::kv_cache<pith::head_dim<32, 16>, pith::keys<pith::int4<pith::per_token<16>>>, pith::values<pith::int4<pith::per_token<16>>>,
                                    pith::raw<pith::first<4>, pith::last<8, 40>>, pith::side<pith::liveness, pith::bias>> {};
 
-// KIVI's kinds of groups; tiles of keys are longer than those of values.
-struct long_tiles : pith::kv_cache<pith::head_dim<16, 32>, pith::keys<pith::int4<pith::per_channel<64>>>, pith::values<pith::int2<pith::per_token<32>>>,
-                                   pith::raw<pith::first<4>, pith::last<64, 32>>, pith::pages<pith::paged<128>>, pith::on<pith::cuda>> {};
-struct long_tiles_host : pith::kv_cache<pith::head_dim<16, 32>, pith::keys<pith::int4<pith::per_channel<64>>>, pith::values<pith::int2<pith::per_token<32>>>,
-                                        pith::raw<pith::first<4>, pith::last<64, 32>>, pith::pages<pith::paged<128>>> {};
-
-struct rotated : pith::kv_cache<pith::head_dim<16>, pith::keys<pith::pipe<pith::hadamard<16>, pith::int8<pith::per_channel<32>>>>,
-                                pith::values<pith::pipe<pith::hadamard<16>, pith::int4<pith::per_token<16>>>>, pith::raw<pith::first<20>, pith::last<1>>,
-                                pith::side<pith::bias>, pith::pages<pith::paged<32>>, pith::on<pith::cuda>> {};
-struct rotated_host : pith::kv_cache<pith::head_dim<16>, pith::keys<pith::pipe<pith::hadamard<16>, pith::int8<pith::per_channel<32>>>>,
-                                     pith::values<pith::pipe<pith::hadamard<16>, pith::int4<pith::per_token<16>>>>, pith::raw<pith::first<20>, pith::last<1>>,
-                                     pith::side<pith::bias>, pith::pages<pith::paged<32>>> {};
-
-struct permuted : pith::kv_cache<pith::head_dim<16>, pith::keys<pith::pipe<pith::permute, pith::int4<pith::per_token<16>>>>,
-                                 pith::values<pith::raw<pith::f16>>, pith::non_finite<pith::nan_policy::propagate>, pith::side<pith::liveness>,
-                                 pith::on<pith::cuda>> {};
-struct permuted_host : pith::kv_cache<pith::head_dim<16>, pith::keys<pith::pipe<pith::permute, pith::int4<pith::per_token<16>>>>,
-                                      pith::values<pith::raw<pith::f16>>, pith::non_finite<pith::nan_policy::propagate>, pith::side<pith::liveness>> {};
-
-std::vector<pith::permutation<16>> permutations() {
-  std::vector<pith::permutation<16>> all;
-  random_bits bits(77);
-  for (int i = 0; i < layers * kv_heads; ++i) {
-    std::vector<float> sizes(16);
-    for (float& x : sizes) x = bits.uniform();
-    all.push_back(pith::permutation<16>::descending(sizes).value());
-  }
-  return all;
-}
-
 }  // namespace
 
 TEST_CASE("a device's cache has the bytes and statuses of the host's", "[cuda][cache][random]") {
-  std::map<std::string, int64_t> count;
-  SECTION("bf16") { count = random_operations<plain_host, plain, float>(1, 400, {}); }
-  SECTION("int4, side arrays, values longer raw than keys") { count = random_operations<sided_host, sided, pith::bf16>(2, 500, {}); }
-  SECTION("tiles of keys twice as long, keys longer raw than values") { count = random_operations<long_tiles_host, long_tiles, pith::f16>(3, 400, {}); }
-  SECTION("rotated, a page is one tile") { count = random_operations<rotated_host, rotated, float>(4, 400, {}); }
-  SECTION("permuted, not a number stays") {
-    auto const all = permutations();
-    count = random_operations<permuted_host, permuted, float>(5, 400, {.keys = {all}});
-  }
-  for (char const* const what : {"append", "append many", "fork", "truncate", "cut inexactly", "close", "exhausted"}) {
-    INFO(what << " " << count[what]);
-    CHECK(count[what] > 3);
-  }
+  auto const count = random_operations<sided_host, sided, float>(2, 500, {});
+  CHECK(count.at("side") > 10);
 }
 
 TEST_CASE("appends to more sequences than a launch takes", "[cuda][cache]") {
@@ -147,7 +103,6 @@ TEST_CASE("what the device's cache refuses", "[cuda][cache][error]") {
   CHECK(make(shape, {}) == errc::capacity_exceeded);
   CHECK(make(shape, both.memory().first(5000)) == errc::capacity_exceeded);
   CHECK(make(shape, both.memory().subspan(16)) == errc::misaligned);
-  CHECK(pith::make<permuted>(env, shape, both.memory(), {}).error() == status{errc::shape_mismatch, 0});
 }
 
 TEST_CASE("numbers that are refused are told in the status word", "[cuda][cache][error]") {
@@ -180,9 +135,4 @@ TEST_CASE("what an attention kernel reads of a cache is what the host's attentio
   std::vector<int64_t> const queries{1, 5, 7, 64, 0}, chunk{2, 33, 70, 64, 0};
   both.compare_source({0, 1, 2, 3, 4}, 1, queries, chunk);
   both.compare_source({4, 2}, 1, std::vector<int64_t>{0, 3}, {});
-
-  twins<long_tiles_host, long_tiles, float> unmasked(shape, 12, {});
-  for (int i = 0; i < 3; ++i) unmasked.open_one();
-  REQUIRE(unmasked.append_many({0, 1, 2}, 0, {3, 100, 333}));
-  unmasked.compare_source({2, 1, 0}, 0, std::vector<int64_t>{3, 100, 1}, {});
 }
