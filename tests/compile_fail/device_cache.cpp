@@ -12,7 +12,7 @@
 // expect 3: make<Recipe>(env, ...): the composition does not run on the device. Fix: add on<cuda> to its slots.
 // expect 4: on<cuda>: side<positions> is not kept on the device. Fix: leave it out; windows count tokens.
 // expect 5: make<Recipe>(env, shape, memory): a codec of this composition has calibrated state.
-// expect 6: this codec has no device form. Fix: raw, int2 .. int8,
+// expect 6: this codec has no device form. Fix: raw, int2 to int8,
 // refuse 7: evict
 // expect 8: make<Recipe>(shape): the composition runs on<cuda>.
 using namespace pith;
