@@ -44,6 +44,34 @@ TEST_CASE("device product: bf16 and f16 in and out", "[cuda]") {
   CHECK(w.worst<exact_accuracy, bf16, float>(11, 9) <= 1);
 }
 
+TEST_CASE("device product: weights packed on the device have the CPU's bytes, whatever their strides", "[cuda]") {
+  auto const check = [&]<class Codec>(Codec, std::int64_t rows, std::int64_t columns) {
+    using matrix = weights_on_device<Codec>;
+    INFO(rows << " x " << columns);
+    auto x = gaussians(rows * columns, 6);
+    x[x.size() / 3] = std::numeric_limits<float>::quiet_NaN();
+    std::vector<bf16> across(x.size());
+    for (std::int64_t r = 0; r < rows; ++r)
+      for (std::int64_t c = 0; c < columns; ++c)
+        across[static_cast<std::size_t>(c * rows + r)] = from_float<bf16>(x[static_cast<std::size_t>(r * columns + c)]);
+    auto const packed = packed_matrix<Codec>::pack(matrix_view<bf16 const>(across.data(), {rows, columns}, {1, rows})).value();
+    std::vector<std::byte> storage(packed.bytes().size() + 64, std::byte{0x5a});
+    std::size_t const past = (64 - reinterpret_cast<std::uintptr_t>(storage.data()) % 64) % 64;
+    auto const memory = std::span(storage).subspan(past, packed.bytes().size());
+    emulated_environment const env;
+    auto const made = matrix::pack_into(env, memory, matrix_view<bf16, space::device>(across.data(), {rows, columns}, {1, rows}));
+    REQUIRE(made);
+    CHECK(std::memcmp(memory.data(), packed.bytes().data(), memory.size()) == 0);
+    CHECK(matrix::pack_into(env, memory.first(memory.size() - 1), matrix_view<bf16, space::device>(across.data(), {rows, columns})).error() ==
+          status{errc::capacity_exceeded, std::ssize(memory)});
+    CHECK(matrix::pack_into(env, memory, matrix_view<bf16, space::device>(across.data(), {0, columns})).error() == status{errc::shape_mismatch, 0});
+  };
+  check(four_bits{}, 1, 1);
+  check(four_bits{}, 70, 300);
+  check(int4<per_channel<64>>{}, 70, 300);
+  check(raw<bf16>{}, 33, 257);
+}
+
 TEST_CASE("device product: the same call gives the same bits, whatever scratch holds and however blocks are ordered", "[cuda]") {
   std::int64_t const rows = 300, columns = 700, batch = 20;
   device_product<four_bits> const w(rows, columns, 8);

@@ -18,6 +18,7 @@
 #pragma once
 
 #include "pith/cuda/linear_launch.hpp"
+#include "pith/cuda/weight_rows.hpp"
 #include "pith/linear/packed_matrix.hpp"
 
 namespace pith {
@@ -58,6 +59,21 @@ class packed_matrix<Codec, Use, Panel, cuda> {
 
   static constexpr std::int64_t bound_bytes(std::int64_t rows, std::int64_t columns) noexcept { return tiles::bound_bytes(rows, columns); }
 
+  // Encodes w into the caller's device memory, which must outlive the matrix; NaN and infinity are left to the codec. What the bytes hold is
+  // there for whatever env starts later.
+  //
+  // errors  shape_mismatch, misaligned; capacity_exceeded, with the bytes wanted. Else what launching gives
+  template <weight_scalar T, device::environment Environment>
+  static result<packed_matrix> pack_into(Environment const& env, std::span<std::byte> memory, matrix_view<T, space::device> w) noexcept {
+    std::int64_t const rows = w.extent[0], columns = w.extent[1];
+    if (rows <= 0 || columns <= 0) return status{errc::shape_mismatch, rows <= 0 ? rows : columns};
+    if (status const ok = tiles::check_memory(memory, rows, columns, errc::capacity_exceeded); !ok) return ok;
+    packed_matrix const made(memory.data(), rows, columns);
+    device::weight_tiles<tile, std::remove_const_t<T>> const jobs{w, memory.data(), made.tiles_.panels()};
+    if (status const ok = encode_tiles<tile>(env, jobs, made.tiles_.row_blocks() * jobs.panels); !ok) return ok;
+    return made;
+  }
+
   // A matrix over bytes in device memory that were packed before, anywhere. They are not copied and must outlive it; any bytes are safe.
   //
   // errors  shape_mismatch  an extent that is not positive; `at` is the extent
@@ -93,8 +109,7 @@ class packed_matrix<Codec, Use, Panel, cuda> {
                   tensor_view<float const, 1, space::device> bias = {}) const noexcept {
     if constexpr (device::check_product<tile, Accuracy>()) {
       if (status const ok = check_extents(x.extent, out.extent, columns(), rows(), bias.extent[0]); !ok) return ok;
-      matrix_view<X const, space::device> const in = x;
-      return linear_engine<cuda, tile, Accuracy>::multiply(env, tiles_, in, out, bias);
+      return linear_engine<cuda, tile, Accuracy>::multiply(env, tiles_, matrix_view<std::remove_const_t<X> const, space::device>(x), out, bias);
     } else {
       return {errc::unsupported};
     }

@@ -84,6 +84,9 @@ class packed_matrix {
     return packed_matrix(heap_arena::make(0).value(), memory.data(), rows, columns);
   }
 
+  packed_matrix(packed_matrix&&) noexcept;
+  packed_matrix& operator=(packed_matrix&&) noexcept;
+
   std::int64_t rows() const noexcept { return tiles_.rows; }
   std::int64_t columns() const noexcept { return tiles_.columns; }
   std::span<std::byte const> bytes() const noexcept {
@@ -195,5 +198,10 @@ class packed_matrix {
   heap_arena owned_;
   tiles tiles_;
 };
+// Defaulted outside the class, which makes them host functions to nvcc.
+template <class Codec, use Use, int Panel, class Backend>
+packed_matrix<Codec, Use, Panel, Backend>::packed_matrix(packed_matrix&&) noexcept = default;
+template <class Codec, use Use, int Panel, class Backend>
+packed_matrix<Codec, Use, Panel, Backend>& packed_matrix<Codec, Use, Panel, Backend>::operator=(packed_matrix&&) noexcept = default;
 
 }  // namespace pith
