@@ -3,11 +3,10 @@
 //
 // Packed bytes are what the pages of the sequences hold, keys, values and scales; decoding reads them once. Operations of prefill are
 // 4 * queries * context * channels for each query head, half of them for the chunk itself.
-#include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <vector>
 
+#include "bench/cuda/timing.cuh"
 #include "pith/codec/hadamard.hpp"
 #include "pith/codec/kv_page.hpp"
 #include "pith/cuda/environment.cuh"
@@ -22,53 +21,18 @@ using pith::space;
 
 constexpr int channels = 128;
 
-// Median milliseconds of a call, behind two that warm up; a buffer larger than the second-level cache is overwritten before each.
-template <class Call>
-float median_ms(std::byte* flush, std::size_t flush_bytes, Call const& call) {
-  constexpr int repetitions = 9;
-  cudaEvent_t begin, end;
-  cudaEventCreate(&begin);
-  cudaEventCreate(&end);
-  std::vector<float> ms;
-  for (int i = -2; i < repetitions; ++i) {
-    cudaMemsetAsync(flush, i & 0xff, flush_bytes);
-    cudaEventRecord(begin);
-    call();
-    cudaEventRecord(end);
-    cudaEventSynchronize(end);
-    float one = 0;
-    cudaEventElapsedTime(&one, begin, end);
-    if (i >= 0) ms.push_back(one);
-  }
-  std::sort(ms.begin(), ms.end());
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
-  return ms[ms.size() / 2];
-}
-
-// Codes of all kinds; every 16-bit number in it is a small finite float, so that scales are.
-__global__ void fill(std::uint32_t* words, std::int64_t count) {
-  for (std::int64_t i = blockIdx.x * std::int64_t{blockDim.x} + threadIdx.x; i < count; i += std::int64_t{gridDim.x} * blockDim.x) {
-    std::uint32_t x = static_cast<std::uint32_t>(i) * 2654435761u;
-    x ^= x >> 15, x *= 2246822519u, x ^= x >> 13;
-    words[i] = (x & 0x0fff0fffu) | 0x24002400u;
-  }
-}
-
 struct memory {
-  std::byte* pages;
-  std::size_t pages_bytes;
-  std::byte* flush;
-  std::size_t flush_bytes;
+  bench::buffer const& pages;
+  bench::buffer const& flush;
 };
-double copy_rate = 0, bf16_us = 0;
+double rate_of_copy = 0, bf16_us = 0;
 
 template <class Page, class Accuracy>
 bool measure(char const* name, pith::cuda_environment const& env, memory const& m, std::int64_t sequences, std::int64_t context, std::int64_t queries, int kv_heads,
              int group, bool shuffled) {
   std::int64_t const heads = kv_heads * group, pages_each = pith::divide_up(context, Page::tokens), pages = pages_each * sequences;
   std::int64_t const stride = Page::bytes * kv_heads;
-  if (static_cast<std::size_t>(pages * stride) > m.pages_bytes) {
+  if (static_cast<std::size_t>(pages * stride) > m.pages.bytes()) {
     std::printf("%-28s batch %4lld context %6lld   does not fit\n", name, static_cast<long long>(sequences), static_cast<long long>(context));
     return true;
   }
@@ -84,29 +48,21 @@ bool measure(char const* name, pith::cuda_environment const& env, memory const& 
     }
   std::vector<std::int32_t> last(static_cast<std::size_t>(sequences), static_cast<std::int32_t>(context - (pages_each - 1) * Page::tokens));
   std::int64_t const rows = sequences * queries * heads;
-  std::int64_t *d_indptr = nullptr, *d_queries = nullptr;
-  std::uint32_t* d_indices = nullptr;
-  std::int32_t* d_last = nullptr;
-  bf16 *q = nullptr, *out = nullptr;
-  auto const put = [](auto*& to, auto const& from) {
-    cudaMalloc(&to, from.size() * sizeof from[0]);
-    cudaMemcpy(to, from.data(), from.size() * sizeof from[0], cudaMemcpyHostToDevice);
-  };
-  put(d_indptr, indptr), put(d_queries, q_indptr), put(d_indices, indices), put(d_last, last);
-  cudaMalloc(&q, static_cast<std::size_t>(rows * channels * 2));
-  cudaMalloc(&out, static_cast<std::size_t>(rows * channels * 2));
-  fill<<<1024, 256>>>(reinterpret_cast<std::uint32_t*>(q), rows * channels / 2);
-  pith::device_pages<Page> const view{.base = m.pages, .block_stride = stride, .head_stride = Page::bytes, .blocks = pages, .kv_heads = kv_heads, .sequences = sequences,
-                                      .indptr = d_indptr, .indices = d_indices, .last_page_len = d_last};
+  auto const bytes_of = [](auto const& values) { return values.size() * sizeof values[0]; };
+  bench::buffer const d_indptr(bytes_of(indptr)), d_queries(bytes_of(q_indptr)), d_indices(bytes_of(indices)), d_last(bytes_of(last));
+  bench::buffer const q(static_cast<std::size_t>(rows * channels * 2)), out(q.bytes());
+  bench::fill(d_indptr, indptr), bench::fill(d_queries, q_indptr), bench::fill(d_indices, indices), bench::fill(d_last, last);
+  bench::fill_with_numbers(q);
+  pith::device_pages<Page> const view{.base = m.pages.data(), .block_stride = stride, .head_stride = Page::bytes, .blocks = pages, .kv_heads = kv_heads, .sequences = sequences,
+                                      .indptr = d_indptr.as<std::int64_t>(), .indices = d_indices.as<std::uint32_t>(), .last_page_len = d_last.as<std::int32_t>()};
   pith::status ok;
-  float const ms = median_ms(m.flush, m.flush_bytes, [&] {
-    pith::status const one = pith::paged_attention<Accuracy>(pith::cuda{}, env, view, d_queries, queries,
-                                                             pith::tensor_view<bf16 const, 3, space::device>(q, {sequences * queries, heads, channels}),
-                                                             pith::tensor_view<bf16, 3, space::device>(out, {sequences * queries, heads, channels}));
+  float const ms = bench::median_ms(m.flush, [&] {
+    pith::status const one = pith::paged_attention<Accuracy>(pith::cuda{}, env, view, d_queries.as<std::int64_t>(), queries,
+                                                             pith::tensor_view<bf16 const, 3, space::device>(q.as<bf16>(), {sequences * queries, heads, channels}),
+                                                             pith::tensor_view<bf16, 3, space::device>(out.as<bf16>(), {sequences * queries, heads, channels}));
     if (!one) ok = one;
   });
   cudaError_t const error = cudaDeviceSynchronize();
-  for (void* p : {static_cast<void*>(d_indptr), static_cast<void*>(d_queries), static_cast<void*>(d_indices), static_cast<void*>(d_last), static_cast<void*>(q), static_cast<void*>(out)}) cudaFree(p);
   if (!ok || error != cudaSuccess) {
     std::printf("%-28s failed: %s, %s\n", name, pith::message(ok.code), cudaGetErrorString(error));
     return false;
@@ -115,7 +71,7 @@ bool measure(char const* name, pith::cuda_environment const& env, memory const& 
     double const bytes = static_cast<double>(pages) * static_cast<double>(stride), rate = bytes / ms * 1e3;
     if (std::is_same_v<typename Page::key_tile, pith::raw_tile<bf16, channels, pith::use::dot>>) bf16_us = 1e3 * ms;
     std::printf("%-28s batch %4lld context %6lld group %d %s  %9.1f us  %6.0f GB/s packed, %3.0f %% of reading as fast as a copy, %5.2f x bf16 pages\n", name, static_cast<long long>(sequences),
-                static_cast<long long>(context), group, shuffled ? "shuffled" : "in order", 1e3 * ms, rate * 1e-9, 100 * rate / copy_rate, bf16_us / (1e3 * ms));
+                static_cast<long long>(context), group, shuffled ? "shuffled" : "in order", 1e3 * ms, rate * 1e-9, 100 * rate / rate_of_copy, bf16_us / (1e3 * ms));
   } else {
     double const operations = 4.0 * static_cast<double>(sequences * queries) * (static_cast<double>(context) - 0.5 * static_cast<double>(queries)) * channels * static_cast<double>(heads);
     std::printf("%-28s batch %4lld context %6lld chunk %lld  %9.1f us  %6.1f TFLOP/s\n", name, static_cast<long long>(sequences), static_cast<long long>(context),
@@ -136,19 +92,18 @@ using plain_pages = pages_of<pith::raw<bf16>>;
 }  // namespace
 
 int main() {
-  memory m{};
   std::size_t free = 0, total = 0;
   if (cudaMemGetInfo(&free, &total) != cudaSuccess) return 1;
-  m.flush_bytes = std::size_t{256} << 20;
-  m.pages_bytes = std::min<std::size_t>(free / 2, std::size_t{36} << 30);
-  if (cudaMalloc(&m.pages, m.pages_bytes) != cudaSuccess || cudaMalloc(&m.flush, m.flush_bytes) != cudaSuccess) return 1;
-  fill<<<4096, 256>>>(reinterpret_cast<std::uint32_t*>(m.pages), static_cast<std::int64_t>(m.pages_bytes / 4));
+  bench::buffer const pages(std::min<std::size_t>(free / 2, std::size_t{36} << 30)), flush(std::size_t{256} << 20);
   auto made = pith::cuda_environment::make(nullptr, pith::plain_device_memory(), std::int64_t{1} << 30);
-  if (!made) return 1;
+  if (!made || pages.data() == nullptr || flush.data() == nullptr) {
+    std::printf("no memory on a device\n");
+    return 1;
+  }
   pith::cuda_environment const& env = made.value();
-  std::size_t const half = std::min<std::size_t>(m.pages_bytes / 2, std::size_t{4} << 30);
-  copy_rate = 2.0 * static_cast<double>(half) / median_ms(m.flush, m.flush_bytes, [&] { cudaMemcpyAsync(m.pages + half, m.pages, half, cudaMemcpyDeviceToDevice); }) * 1e3;
-  std::printf("copy %.0f GB/s, read and written\n", copy_rate * 1e-9);
+  memory const m{pages, flush};
+  bench::fill_with_numbers(pages);
+  rate_of_copy = bench::copy_rate(pages, flush);
 
   using pith::exact_accuracy;
   using pith::integer_accuracy;
@@ -172,7 +127,5 @@ int main() {
     all = measure<int4_pages, integer_accuracy>("int4", env, m, 4, context, 512, 8, 4, true) && all;
     all = measure<int4_pages, exact_accuracy>("int4, two terms", env, m, 4, context, 512, 8, 4, true) && all;
   }
-  cudaFree(m.pages);
-  cudaFree(m.flush);
   return all ? 0 : 1;
 }
