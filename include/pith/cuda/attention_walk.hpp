@@ -65,7 +65,7 @@ struct attention_walk : attention_call<Source, Q> {
   static constexpr int queries_bytes = raw_query_at + (needs_raw_keys ? raw_query::bytes : 0);
   static constexpr int row_bytes = static_cast<int>(round_up(4 * most_of(dk, dv), 128));
   static constexpr bool shares_rows = Along == warps_along::tokens;
-  static constexpr int most_shared = 160 << 10;  // every device of sm_80 and later can give a block as much
+  static constexpr int most_shared = 99 << 10;  // what a block can have on every device from sm_80 on
 
   // A place for one block's keys and values.
   template <bool Packed>

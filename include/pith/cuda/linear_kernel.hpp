@@ -45,8 +45,9 @@ struct linear_form {
   static constexpr int x_bytes = Chunks * query::bytes;
 
   // Two blocks on a multiprocessor hide each other's barriers, if registers allow; else one with as many warps as can be, which share x.
-  static constexpr int all_shared = 160 << 10;  // every device of sm_80 and later can give a block as much
-  static constexpr int wanted_shared = NT >= 4 ? all_shared : all_shared / 2;
+  static constexpr int all_shared = 99 << 10;   // what a block can have on every device from sm_80 on
+  static constexpr int half_shared = 80 << 10;  // what two can have on one multiprocessor of sm_80
+  static constexpr int wanted_shared = NT >= 4 ? all_shared : half_shared;
   static constexpr int bytes(int warps) { return warps * stage::bytes + x_bytes; }
   static constexpr bool fits = 2 * bytes(1) <= all_shared;
   static constexpr int warps = [] {
@@ -61,7 +62,7 @@ struct linear_form {
   }();
   static constexpr int stage_bytes = bytes(warps);
   static constexpr int shared_bytes = stages * stage_bytes;
-  static constexpr int min_blocks = shared_bytes <= all_shared / 2 && NT < 4 ? 2 : 1;  // on a multiprocessor
+  static constexpr int min_blocks = shared_bytes <= half_shared && NT < 4 ? 2 : 1;  // on a multiprocessor
   static constexpr int group_rows = block_tokens * warps;
 };
 
