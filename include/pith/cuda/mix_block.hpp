@@ -145,24 +145,33 @@ struct mix_block {
   PITH_HD void add_by_token(Thread& t, std::byte const* stage, float const (&p)[2][NT][4]) {
     std::byte const* const parameters = stage + stage_of::codes_bytes;
     int const first = t.lane() / 4 * 4;
-    float scales[4], biases[4], most = 0;
+    // Few groups' scales stay in registers; many are read again.
+    constexpr bool kept = groups <= 4;
+    float scales[kept ? groups : 1][4], biases[kept ? groups : 1][4], largest_scale[4] = {}, most = 0;
     PITH_UNROLL for (int group = 0; group < groups; ++group) {
-      load_parameters<Storage>(parameters, group, first, scales, biases);
-      PITH_UNROLL for (int e = 0; e < 4; ++e)
-        PITH_UNROLL for (int n = 0; n < NT; ++n)
-          PITH_UNROLL for (int i = 0; i < 2; ++i) most = larger(most, p[e / 2][n][2 * (e % 2) + i] * scales[e]);
+      int const at = kept ? group : 0;
+      load_parameters<Storage>(parameters, group, first, scales[at], biases[at]);
+      PITH_UNROLL for (int e = 0; e < 4; ++e) largest_scale[e] = group == 0 ? scales[at][e] : larger(largest_scale[e], scales[at][e]);
+    }
+    PITH_UNROLL for (int e = 0; e < 4; ++e) {
+      float weight = 0;
+      PITH_UNROLL for (int n = 0; n < NT; ++n)
+        PITH_UNROLL for (int i = 0; i < 2; ++i) weight = n + i == 0 ? p[e / 2][n][2 * (e % 2)] : larger(weight, p[e / 2][n][2 * (e % 2) + i]);
+      most = larger(most, weight * largest_scale[e]);
     }
     if (t.any(most * lift > 0x1p15f || (lift == 0 && most > 0))) raise(t, most);
     PITH_UNROLL for (int group = 0; group < groups; ++group) {
-      load_parameters<Storage>(parameters, group, first, scales, biases);
+      int const at = kept ? group : 0;
+      if constexpr (!kept) load_parameters<Storage>(parameters, group, first, scales[at], biases[at]);
       if constexpr (has_bias) {
         PITH_UNROLL for (int n = 0; n < NT; ++n)
           PITH_UNROLL for (int e = 0; e < 4; ++e)
-            PITH_UNROLL for (int i = 0; i < 2; ++i) bias[n][group][i] += p[e / 2][n][2 * (e % 2) + i] * biases[e];
+            PITH_UNROLL for (int i = 0; i < 2; ++i) bias[n][group][i] += p[e / 2][n][2 * (e % 2) + i] * biases[at][e];
       }
-      PITH_UNROLL for (int e = 0; e < 4; ++e) scales[e] *= lift;
+      float lifted[4];
+      PITH_UNROLL for (int e = 0; e < 4; ++e) lifted[e] = scales[at][e] * lift;
       std::uint32_t b[Terms][NT][4];
-      turn(t, p, scales, b);
+      turn(t, p, lifted, b);
       constexpr int per_group = loads / groups;
       PITH_UNROLL for (int i = 0; i < per_group; ++i) multiply(t, stage, group * per_group + i, b);
     }
