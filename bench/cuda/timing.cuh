@@ -45,21 +45,23 @@ static __global__ void fill_words(std::uint32_t* words, std::int64_t count) {
     words[i] = (x & 0x87ff87ffu) | 0x38003800u;
   }
 }
-inline void fill_with_numbers(buffer const& to) { fill_words<<<4096, 256>>>(to.as<std::uint32_t>(), static_cast<std::int64_t>(to.bytes() / 4)); }
+inline void fill_with_numbers(buffer const& to, cudaStream_t stream = nullptr) {
+  fill_words<<<4096, 256, 0, stream>>>(to.as<std::uint32_t>(), static_cast<std::int64_t>(to.bytes() / 4));
+}
 
-// Median milliseconds of a call, behind two that warm up; `flush`, larger than the second-level cache, is overwritten before each.
-template <class Call>
-float median_ms(buffer const& flush, Call const& call) {
+// Median milliseconds of a call on a stream, behind two that warm up; before() is not counted.
+template <class Before, class Call>
+float median_ms(cudaStream_t stream, Before const& before, Call const& call) {
   constexpr int repetitions = 11;
   cudaEvent_t begin, end;
   cudaEventCreate(&begin);
   cudaEventCreate(&end);
   std::vector<float> ms;
   for (int i = -2; i < repetitions; ++i) {
-    cudaMemsetAsync(flush.data(), i & 0xff, flush.bytes());
-    cudaEventRecord(begin);
+    before();
+    cudaEventRecord(begin, stream);
     call();
-    cudaEventRecord(end);
+    cudaEventRecord(end, stream);
     cudaEventSynchronize(end);
     float one = 0;
     cudaEventElapsedTime(&one, begin, end);
@@ -69,6 +71,11 @@ float median_ms(buffer const& flush, Call const& call) {
   cudaEventDestroy(begin);
   cudaEventDestroy(end);
   return ms[ms.size() / 2];
+}
+// The same on the default stream; `flush`, larger than the second-level cache, is overwritten before each call.
+template <class Call>
+float median_ms(buffer const& flush, Call const& call) {
+  return median_ms(nullptr, [&] { cudaMemsetAsync(flush.data(), 0, flush.bytes()); }, call);
 }
 
 // Bytes read and written per second by a copy of `bytes` bytes, from one half of `over` to the other.

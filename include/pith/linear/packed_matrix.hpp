@@ -84,8 +84,13 @@ class packed_matrix {
     return packed_matrix(heap_arena::make(0).value(), memory.data(), rows, columns);
   }
 
-  packed_matrix(packed_matrix&&) noexcept;
-  packed_matrix& operator=(packed_matrix&&) noexcept;
+  // Written out, which makes them host functions to nvcc.
+  packed_matrix(packed_matrix&& other) noexcept : owned_(std::move(other.owned_)), tiles_(other.tiles_) {}
+  packed_matrix& operator=(packed_matrix&& other) noexcept {
+    owned_ = std::move(other.owned_);
+    tiles_ = other.tiles_;
+    return *this;
+  }
 
   std::int64_t rows() const noexcept { return tiles_.rows; }
   std::int64_t columns() const noexcept { return tiles_.columns; }
@@ -198,10 +203,5 @@ class packed_matrix {
   heap_arena owned_;
   tiles tiles_;
 };
-// Defaulted outside the class, which makes them host functions to nvcc.
-template <class Codec, use Use, int Panel, class Backend>
-packed_matrix<Codec, Use, Panel, Backend>::packed_matrix(packed_matrix&&) noexcept = default;
-template <class Codec, use Use, int Panel, class Backend>
-packed_matrix<Codec, Use, Panel, Backend>& packed_matrix<Codec, Use, Panel, Backend>::operator=(packed_matrix&&) noexcept = default;
 
 }  // namespace pith
