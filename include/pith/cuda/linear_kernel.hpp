@@ -62,7 +62,8 @@ struct linear_form {
   }();
   static constexpr int stage_bytes = bytes(warps);
   static constexpr int shared_bytes = stages * stage_bytes;
-  static constexpr int min_blocks = shared_bytes <= half_shared && NT < 4 ? 2 : 1;  // on a multiprocessor
+  // On a multiprocessor; one that has room for one only takes the others afterwards.
+  static constexpr int min_blocks = warps <= 4 || (shared_bytes <= half_shared && NT < 4) ? 2 : 1;
   static constexpr int group_rows = block_tokens * warps;
 };
 
