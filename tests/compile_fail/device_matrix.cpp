@@ -10,6 +10,7 @@
 // expect 3: multiply<A>: A is exact_accuracy or integer_accuracy. Fix: multiply<integer_accuracy>(...).
 // expect 4: packed_matrix<C, Use, Panel, cuda>: two panels are more than a block's shared memory. Fix: a smaller Panel, 256.
 // expect 5: packed_matrix<C>: C is not a codec. Fix: raw<bf16>,
+// expect 6: packed_matrix<..., cuda>: there is no product with W^T on a device. Fix: pack the transposed matrix and multiply.
 using codec = pith::int4<pith::per_token<64>, pith::zero::none>;
 using pith::use;
 #if PITH_WRONG == 1
@@ -47,6 +48,9 @@ pith::status use_it(std::vector<std::byte>& bytes, float* x, float* y) {
   return {};
 #else
   using view = pith::matrix_view<float, pith::space::device>;
+#if PITH_WRONG == 6
+  return w.value().multiply_transposed<accuracy>(no_device{}, view(x, {1, 4}), view(y, {1, 4}));
+#endif
   return w.value().multiply<accuracy>(no_device{}, view(x, {1, 4}), view(y, {1, 4}));
 #endif
 }

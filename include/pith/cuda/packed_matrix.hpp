@@ -115,6 +115,12 @@ class packed_matrix<Codec, Use, Panel, cuda> {
     }
   }
 
+  template <class Accuracy = exact_accuracy, class... Arguments>
+  status multiply_transposed(Arguments const&...) const noexcept {
+    static_assert(sizeof...(Arguments) > 100, "[pith] packed_matrix<..., cuda>: there is no product with W^T on a device. Fix: pack the transposed matrix and multiply.");
+    return {errc::unsupported};
+  }
+
  private:
   packed_matrix(std::byte const* data, std::int64_t rows, std::int64_t columns) noexcept : tiles_{data, rows, columns} {}
 
