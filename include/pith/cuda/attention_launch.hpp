@@ -145,7 +145,7 @@ struct attention_launch {
     return options.scale > 0 ? options.scale : 1.0f / __builtin_sqrtf(static_cast<float>(Page::key_channels));
   }
 
-  // Parts are wanted until every multiprocessor has a few blocks. More rows than two tiles of 8 pay for warps of their own.
+  // Parts are wanted until every multiprocessor has its blocks. More rows than two tiles of 8 pay for warps of their own.
   static sizes sizes_of(Environment const& env, attention_extent const& extent, int group) {
     sizes s{};
     std::int64_t const rows = extent.most_queries * group;
@@ -168,7 +168,7 @@ struct attention_launch {
     s.parts_grid = {.x = most_parts, .y = extent.kv_heads, .z = tiles, .shared_bytes = s.prefill ? prefill_kernel::shared_bytes : decode_kernel::shared_bytes};
     return s;
   }
-  static constexpr int blocks_on_one = 4;
+  static constexpr int blocks_on_one = 8;  // parts for each multiprocessor: two to three times what it holds, so that the last ones end together
 };
 
 }  // namespace device

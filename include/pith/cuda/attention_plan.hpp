@@ -3,7 +3,7 @@
 // launch, and one captured graph, serves every length.
 //
 //   a part is a run of 32-token blocks of one sequence: packed blocks, or the raw ones, which are one part
-//   run   = max(shortest, ceil(packed blocks of all sequences / wanted parts))
+//   run   = max(shortest, ceil(packed blocks of all sequences / wanted parts)); a sequence's own parts are as even as can be
 //   parts of a sequence follow each other in the list; there are at most wanted + 2 sequences of them
 #pragma once
 
@@ -45,7 +45,7 @@ struct attention_plan_kernel {
     for (std::int32_t base = 0; base < sequences; base += warp_lanes) {
       std::int32_t const s = base + t.lane();
       std::int32_t const packed = s < sequences ? source.packed_blocks(s) : 0, raw = s < sequences ? source.raw_blocks(s) : 0;
-      std::int32_t const count = (packed + run - 1) / run + (raw > 0);
+      std::int32_t const shares = (packed + run - 1) / run, count = shares + (raw > 0);
       std::int32_t upto = count;  // of this lane and those before it
       for (int step = 1; step < warp_lanes; step *= 2) {
         std::int32_t const other = t.shuffle(upto, t.lane() - step);
@@ -55,8 +55,11 @@ struct attention_plan_kernel {
       if (s < sequences) {
         std::int32_t at = before + upto - count;
         first_part[s] = at;
-        for (std::int32_t begin = 0; begin < packed; begin += run)
-          parts[at++] = {s, 0, begin, begin + run < packed ? begin + run : packed};
+        std::int32_t const share = shares > 0 ? (packed + shares - 1) / shares : 0;
+        for (std::int32_t part = 0; part < shares; ++part) {
+          std::int32_t const begin = part * share, end = begin + share;
+          parts[at++] = {s, 0, begin < packed ? begin : packed, end < packed ? end : packed};
+        }
         if (raw > 0) parts[at++] = {s, 1, 0, raw};
       }
       before += whole;

@@ -12,7 +12,7 @@
 // scales  per_token: a group's sum times its scale, plus its bias times the query's sum over the group. per_channel: the query times the
 //         scales, anew for each block; scales other than f16 are divided by a power of two that brings the largest below 2
 // error   a query is Terms f16 numbers (bf16 for raw<bf16>) after division by a power of two: 2^-11 of each product, 2^-22 with two terms
-//         (bf16: 2^-8, 2^-16), at least 2^-26 of the row's largest query number times the code's distance from the middle; f32 sums
+//         (bf16: 2^-8, 2^-16), at least 2^-25 of the row's largest query number times the code's distance from the middle; f32 sums
 //         With one term, whose codes keep an offset of 1024, f32 rounds at 2^-13 of the larger of a group's queries
 // cost    5 (two terms: 9) instructions for 8 four-bit codes, and 2 NT Terms multiplications of the tensor core for 16 channels of the 32 rows
 #pragma once

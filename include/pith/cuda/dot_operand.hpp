@@ -96,7 +96,8 @@ struct dot_operand<Storage> {
     return codes::template get<Centred>(word, pair);
   }
 
-  // A power of two that brings the largest scale of a parameter row, whose entries are channels, below 2; 1 for f16.
+  // A power of two that brings the largest scale of a parameter row, whose entries are channels, below 2; 1 for f16, whose product with a
+  // query below 1 is an f16.
   template <class Thread>
   PITH_HD static float largest_scale(Thread& t, std::byte const* parameters, int row) {
     using scalar = typename Storage::scale_type;

@@ -4,7 +4,8 @@
 //   | fragments | sums over channel groups | starts | factors |        score = factor * what dot_block gives
 //
 // A row is divided by a power of two, so that its largest number lies in [1, 2), and is then Terms 16-bit floats: the nearest, and the
-// nearest of what that leaves. Where scales belong to channels the numbers stay f32 (dot_block multiplies and rounds them for each block).
+// nearest of what that leaves. Where scales belong to channels the numbers stay f32, the largest in [1/2, 1), and dot_block multiplies and
+// rounds them for each block.
 // With one term codes are not centred (code_pairs.hpp): a group's sum starts at minus what codes equal to the middle would give.
 #pragma once
 
@@ -71,7 +72,7 @@ struct query_block {
       most = larger(most, size);
     }
     PITH_UNROLL for (int mask = 1; mask < warp_lanes; mask *= 2) most = larger(most, t.shuffle_xor(most, mask));
-    float const power = power_below(most), inverse = inverse_power(power);
+    float const below = power_below(most), power = folded && below < 0x1p126f ? 2 * below : below, inverse = inverse_power(power);
     for (int at = t.lane(); at < operand::units * steps * 4; at += warp_lanes) {
       int const quad = at % 4, k = at / 4 % steps, unit = at / 4 / steps, lane = 4 * (row % 8) + quad;
       float x[2][2];
