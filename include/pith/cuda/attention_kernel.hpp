@@ -63,7 +63,8 @@ struct attention_kernel : attention_walk<Page, Source, Q, NT, Terms, Along, true
           if (row >= all_rows) continue;
           float* const out = this->partial + (base + row) * dv;
           for_channels(sums, n, i, g, [&](int channel, auto const& some) { store_word(reinterpret_cast<std::byte*>(out + channel), some); });
-          if (g == 0) store_word(reinterpret_cast<std::byte*>(this->limits + 2 * (base + row)), two_floats(state.maximum[n][i], state.total[n][i]));
+          if (g == 0)
+            store_word(reinterpret_cast<std::byte*>(this->limits + 2 * (base + row)), two_floats(state.maximum[n][i], state.total[n][i]));
         }
     } else {
       // [8 NT][dv] sums, [8 NT][2] m and l

@@ -50,7 +50,8 @@ template <class Page, class Accuracy, class Source, class Q, class O, environmen
 struct attention_launch {
   static constexpr int shortest = 8;  // blocks of a part: 256 tokens
   using decode_kernel = attention_kernel<Page, Source, Q, 1, terms_of<Accuracy>, warps_along::tokens>;
-  static constexpr int prefill_tiles = Page::value_channels > 128 ? 1 : 2;  // of 8 rows, a warp: with two, 256 channels would not fit in registers
+  static constexpr int prefill_tiles =
+      Page::value_channels > 128 ? 1 : 2;  // of 8 rows, a warp: with two, 256 channels would not fit in registers
   using prefill_kernel = attention_kernel<Page, Source, Q, prefill_tiles, terms_of<Accuracy>, warps_along::rows>;
 
   // Scratch of a call: the plan, and what every part leaves.
@@ -165,7 +166,10 @@ struct attention_launch {
     s.first_part_at = place(4 * (extent.sequences + 1));
     s.limits_at = place(most_parts * extent.kv_heads * s.rows_at * 8);
     s.partial_at = place(most_parts * extent.kv_heads * s.rows_at * Page::value_channels * 4);
-    s.parts_grid = {.x = most_parts, .y = extent.kv_heads, .z = tiles, .shared_bytes = s.prefill ? prefill_kernel::shared_bytes : decode_kernel::shared_bytes};
+    s.parts_grid = {.x = most_parts,
+                    .y = extent.kv_heads,
+                    .z = tiles,
+                    .shared_bytes = s.prefill ? prefill_kernel::shared_bytes : decode_kernel::shared_bytes};
     return s;
   }
   static constexpr int blocks_on_one = 8;  // parts for each multiprocessor: two to three times what it holds, so that the last ones end together

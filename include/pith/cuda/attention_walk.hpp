@@ -70,7 +70,8 @@ struct attention_walk : attention_call<Source, Q> {
   // A place for one block's keys and values.
   template <bool Packed>
   struct place_of {
-    static constexpr bool takes_packed_keys = Packed || Source::keys_differ, takes_raw_keys = Source::has_raw && (!Packed || Source::keys_differ);
+    static constexpr bool takes_packed_keys = Packed || Source::keys_differ,
+                          takes_raw_keys = Source::has_raw && (!Packed || Source::keys_differ);
     static constexpr int key_bytes =
         most_of(takes_packed_keys ? tile_stage<packed_keys>::bytes : 0, takes_raw_keys ? tile_stage<raw_keys>::bytes : 0);
     static constexpr int value_bytes = !Values ? 0 : Packed ? tile_stage<packed_values>::bytes : tile_stage<raw_values>::bytes;
@@ -93,7 +94,9 @@ struct attention_walk : attention_call<Source, Q> {
   static constexpr int raw_base = shares_rows ? queries_bytes + warps * row_bytes : warps * own_bytes;
   static constexpr int merge_bytes = shares_rows && Values ? 8 * NT * (4 * dv + 8) : 0;
   static constexpr int shared_bytes = most_of(most_of(packed_bytes, raw_base + raw_bytes), merge_bytes);
-  static constexpr int raw_warps = !Source::has_raw || !shares_rows ? warps : (shared_bytes - raw_base) / raw_bytes < warps ? (shared_bytes - raw_base) / raw_bytes : warps;
+  static constexpr int raw_warps = !Source::has_raw || !shares_rows                ? warps
+                                   : (shared_bytes - raw_base) / raw_bytes < warps ? (shared_bytes - raw_base) / raw_bytes
+                                                                                   : warps;
   static_assert(shared_bytes <= most_shared);
 
   template <class Thread>
@@ -143,7 +146,8 @@ struct attention_walk : attention_call<Source, Q> {
 
   // Calls f(scores, values, first slot, slots) for every block of the part that some row sees: masked scores in base 2, and the staged values.
   template <bool Packed, class Thread, class Head, class F>
-  PITH_HD void walk(Thread& t, Head const& head, attention_part const& part, row_state<NT> const& state, visible_range const& seen, F const& f) const {
+  PITH_HD void walk(Thread& t, Head const& head, attention_part const& part, row_state<NT> const& state, visible_range const& seen,
+                    F const& f) const {
     constexpr int depth = Packed ? stages : 1, step = !shares_rows ? 1 : Packed ? warps : raw_warps;
     constexpr int bytes = place_of<Packed>::bytes, places_before = depth > 1 ? depth - 1 : 1;
     if (shares_rows && !Packed && t.warp() >= raw_warps) return;
@@ -259,7 +263,8 @@ struct attention_walk : attention_call<Source, Q> {
       at.values = page + Page::value_tile_at(slot % Page::tokens);
     } else {
       int const first_blocks = (skip + block_tokens - 1) / block_tokens;
-      int const from = static_cast<int>(head.sealed_values()), staged = (static_cast<int>(head.stored()) - from + block_tokens - 1) / block_tokens;
+      int const from = static_cast<int>(head.sealed_values()),
+                staged = (static_cast<int>(head.stored()) - from + block_tokens - 1) / block_tokens;
       if (block < first_blocks) {
         at.first_block = block;
         at.slot = block_tokens * block, at.slots = skip;

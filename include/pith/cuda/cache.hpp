@@ -168,8 +168,8 @@ class device_cache : device::cache_bytes<Recipe, Environment> {
   //         environment's scratch is too small; `at` is the bytes wanted
   // cost    three launches for each 128 sequences; every page is read once for 8 query rows (more than 16: for 64)
   template <class Q, storage_scalar O>
-  status attend(Environment const& env, std::span<sequence const> which, int layer, rows<Q> q, rows<O> out, std::span<std::int64_t const> queries,
-                device_attention_options const& options = {}) const {
+  status attend(Environment const& env, std::span<sequence const> which, int layer, rows<Q> q, rows<O> out,
+                std::span<std::int64_t const> queries, device_attention_options const& options = {}) const {
     if (status const ok = check_attend(which, layer, q, out, queries, options); !ok) return ok;
     for (std::size_t i = 0; i < which.size(); ++i)
       if (std::int64_t const tokens = length(which[i], layer); tokens > 0 && queries[i] > tokens) return {errc::out_of_range, queries[i]};
@@ -237,8 +237,10 @@ class device_cache : device::cache_bytes<Recipe, Environment> {
       if (queries[i] < 0) return {errc::out_of_range, queries[i]};
       all += queries[i];
     }
-    if (q.extent[0] != all || q.extent[1] != store_.shape.query_heads || q.extent[2] != Recipe::key_channels) return {errc::shape_mismatch, q.extent[0]};
-    if (out.extent[0] != all || out.extent[1] != q.extent[1] || out.extent[2] != Recipe::value_channels) return {errc::shape_mismatch, out.extent[0]};
+    if (q.extent[0] != all || q.extent[1] != store_.shape.query_heads || q.extent[2] != Recipe::key_channels)
+      return {errc::shape_mismatch, q.extent[0]};
+    if (out.extent[0] != all || out.extent[1] != q.extent[1] || out.extent[2] != Recipe::value_channels)
+      return {errc::shape_mismatch, out.extent[0]};
     if (options.lse.data != nullptr && (options.lse.extent[0] < all || options.lse.extent[1] != q.extent[1] || options.lse.stride[1] != 1))
       return {errc::shape_mismatch, options.lse.extent[1]};
     if (!(options.soft_cap >= 0) || !(options.scale >= 0) || options.window < 0) return {errc::out_of_range, options.window};

@@ -120,7 +120,8 @@ class cache_bytes : public cache_ledger<Recipe> {
     for (std::int64_t p = from; p < to;) {
       block_id const first = store_.runs->block(store_.table_of(index, layer, head), p);
       std::uint32_t count = 1;
-      while (p + count < to && first != no_block && store_.runs->block(store_.table_of(index, layer, head), p + count).value == first.value + count)
+      while (p + count < to && first != no_block &&
+             store_.runs->block(store_.table_of(index, layer, head), p + count).value == first.value + count)
         ++count;
       all.tables.add({device_.table_of(index, layer, head) + p, first.value, count});
       p += count;
@@ -206,8 +207,10 @@ class cache_bytes : public cache_ledger<Recipe> {
           .slots = state.slots,
           .sealed_keys = state.sealed_keys,
           .sealed_values = state.sealed_values,
-          .key_tiles_end = static_cast<std::int32_t>((before ? before->key_tiles_end : 0) + (keys - state.sealed_keys) / page::key_tile::tokens),
-          .value_tiles_end = static_cast<std::int32_t>((before ? before->value_tiles_end : 0) + (values - state.sealed_values) / page::value_tile::tokens)};
+          .key_tiles_end =
+              static_cast<std::int32_t>((before ? before->key_tiles_end : 0) + (keys - state.sealed_keys) / page::key_tile::tokens),
+          .value_tiles_end = static_cast<std::int32_t>((before ? before->value_tiles_end : 0) +
+                                                       (values - state.sealed_values) / page::value_tile::tokens)};
       batch.key_parts = std::max(batch.key_parts, raw_parts(end - count, keys, end));
       batch.value_parts = std::max(batch.value_parts, raw_parts(end - count, values, end));
       batch.first_parts = std::max<int>(batch.first_parts, end < count);
@@ -239,7 +242,8 @@ class cache_bytes : public cache_ledger<Recipe> {
   template <class K, class V>
   status write_chunk(Environment const& env, std::span<sequence const> which, device_rows<K> k, device_rows<V> v,
                      std::span<std::int64_t const> counts) {
-    typename changes::template of<load_chunk_kernel<Recipe, K, V>> chunks(env, {.memory = device_, .k = k, .v = v, .status_word = env.status_word()});
+    typename changes::template of<load_chunk_kernel<Recipe, K, V>> chunks(
+        env, {.memory = device_, .k = k, .v = v, .status_word = env.status_word()});
     std::int64_t row = 0;
     for (std::size_t i = 0; i < which.size(); ++i) {
       if (counts[i] > 0) chunks.add({which[i].index, static_cast<std::int32_t>(counts[i]), row});

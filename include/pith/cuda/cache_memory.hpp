@@ -63,11 +63,16 @@ struct mirror_parts {
 
   static constexpr std::int64_t max_pages(cache_shape const& of) { return divide_up(of.max_tokens, Recipe::page::tokens); }
   static constexpr mirror_parts of(cache_shape const& shape) {
-    std::int64_t const layers = static_cast<std::int64_t>(shape.layers) * shape.max_sequences, heads = static_cast<std::int64_t>(shape.layers) * shape.kv_heads;
+    std::int64_t const layers = static_cast<std::int64_t>(shape.layers) * shape.max_sequences,
+                       heads = static_cast<std::int64_t>(shape.layers) * shape.kv_heads;
     return {.tables = round_up(4 * max_pages(shape) * layers * shape.kv_heads, 64),
             .states = round_up(static_cast<std::int64_t>(sizeof(layer_state)) * layers, 64),
-            .key_states = is_calibrated<typename Recipe::page::key_tile> ? round_up(heads * static_cast<std::int64_t>(sizeof(typename memory::key_state)), 64) : 0,
-            .value_states = is_calibrated<typename Recipe::page::value_tile> ? round_up(heads * static_cast<std::int64_t>(sizeof(typename memory::value_state)), 64) : 0};
+            .key_states = is_calibrated<typename Recipe::page::key_tile>
+                              ? round_up(heads * static_cast<std::int64_t>(sizeof(typename memory::key_state)), 64)
+                              : 0,
+            .value_states = is_calibrated<typename Recipe::page::value_tile>
+                                ? round_up(heads * static_cast<std::int64_t>(sizeof(typename memory::value_state)), 64)
+                                : 0};
   }
   constexpr std::int64_t total() const { return tables + states + key_states + value_states; }
 };

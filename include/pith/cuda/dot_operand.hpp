@@ -130,7 +130,8 @@ struct dot_operand<raw_tile<T, Channels, Use, Tokens>> {
   PITH_HD static constexpr int channel(int unit, int t, int pair, int half) noexcept { return 2 * (8 * unit + 4 * pair + t) + half; }
 
   PITH_HD void load(std::byte const* from, int unit, int lane) {
-    PITH_UNROLL for (int p = 0; p < 2; ++p) row_[p] = load_word<word4>(from + stage::place(lane % 4, lane / 4) + (8 * unit + 4 * p) * stage::pitch);
+    PITH_UNROLL for (int p = 0; p < 2; ++p) row_[p] =
+        load_word<word4>(from + stage::place(lane % 4, lane / 4) + (8 * unit + 4 * p) * stage::pitch);
   }
   template <bool>
   PITH_HD std::uint32_t get(int e, int pair) const {

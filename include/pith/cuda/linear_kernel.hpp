@@ -140,13 +140,14 @@ struct linear_kernel {
     if (wanted > 0) {
       std::byte* const to = t.shared() + ring * form::stage_bytes;
       if (from.weights != nullptr) {
-        stage::template start<warp_lanes>(t, t.lane(), to + t.warp() * stage::bytes, from.weights, form::blocks == 1 ? 0 : (from.at.group * form::warps + t.warp()) % form::blocks);
+        stage::template start<warp_lanes>(t, t.lane(), to + t.warp() * stage::bytes, from.weights,
+                                          form::blocks == 1 ? 0 : (from.at.group * form::warps + t.warp()) % form::blocks);
         from.weights += form::piece_bytes;
       }
       constexpr int granules = form::x_bytes / 16;
       int const thread = t.warp() * warp_lanes + t.lane();
-      PITH_UNROLL for (int base = 0; base < granules; base += threads)
-        if (granules % threads == 0 || base + thread < granules) t.copy16(to + form::warps * stage::bytes + 16 * (base + thread), from.x + 16 * (base + thread));
+      PITH_UNROLL for (int base = 0; base < granules; base += threads) if (granules % threads == 0 || base + thread < granules)
+          t.copy16(to + form::warps * stage::bytes + 16 * (base + thread), from.x + 16 * (base + thread));
       from.x += form::x_bytes;
       if (++from.at.step == steps_of_group) {
         from.at.step = 0, ++from.at.group;

@@ -85,7 +85,9 @@ struct linear_launch {
       std::byte* const prepared = env.scratch().data();
       auto* const partial = reinterpret_cast<float*>(prepared + p.partial_at);
       auto const batch = static_cast<std::int32_t>(x.extent[0]);
-      if (status const ok = env.launch(lay_down{x, prepared}, {.x = w.panels(), .y = chosen::rows / lay_down::warps, .shared_bytes = lay_down::shared_bytes}); !ok)
+      if (status const ok = env.launch(lay_down{x, prepared},
+                                       {.x = w.panels(), .y = chosen::rows / lay_down::warps, .shared_bytes = lay_down::shared_bytes});
+          !ok)
         return ok;
       multiply const product{.weights = w.data,
                              .x = prepared,

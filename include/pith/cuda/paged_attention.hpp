@@ -39,7 +39,8 @@ struct device_pages {
   // errors  shape_mismatch, misaligned: what the host can see
   status check() const {
     if (kv_heads <= 0 || sequences < 0) return {errc::shape_mismatch, kv_heads};
-    if (reinterpret_cast<std::uintptr_t>(base) % 64 != 0 || block_stride % 64 != 0 || head_stride % 64 != 0) return {errc::misaligned, block_stride};
+    if (reinterpret_cast<std::uintptr_t>(base) % 64 != 0 || block_stride % 64 != 0 || head_stride % 64 != 0)
+      return {errc::misaligned, block_stride};
     bool const heads_inside = block_stride >= head_stride * (kv_heads - 1) + Page::bytes && (kv_heads == 1 || head_stride >= Page::bytes);
     bool const heads_outside = block_stride >= Page::bytes && head_stride >= block_stride * (blocks - 1) + Page::bytes;
     if (!heads_inside && !heads_outside) return {errc::shape_mismatch, block_stride};
@@ -119,8 +120,9 @@ namespace device {
 
 // What the host can see of a call's shapes.
 template <class Page, class Q>
-status check_queries(device_pages<Page> const& pages, std::int64_t const* q_indptr, std::int64_t most_queries, tensor_view<Q const, 3, space::device> q,
-                     tensor_view<float, 2, space::device> lse, device_attention_options const& options) {
+status check_queries(device_pages<Page> const& pages, std::int64_t const* q_indptr, std::int64_t most_queries,
+                     tensor_view<Q const, 3, space::device> q, tensor_view<float, 2, space::device> lse,
+                     device_attention_options const& options) {
   if (status const ok = pages.check(); !ok) return ok;
   if (q.extent[2] != Page::key_channels) return {errc::shape_mismatch, q.extent[2]};
   if (q.extent[1] <= 0 || q.extent[1] % pages.kv_heads != 0) return {errc::shape_mismatch, q.extent[1]};
@@ -165,7 +167,8 @@ status paged_attention_weights(cuda, Environment const& env, device_pages<Page> 
   if constexpr (device::check_device_page<Page>()) {
     if (status const ok = device::check_queries(pages, q_indptr, most_queries, q, lse, options); !ok) return ok;
     if (lse.data == nullptr) return {errc::shape_mismatch, 0};
-    if (weights.data == nullptr || weights.extent[0] != pages.kv_heads || weights.stride[1] != 1) return {errc::shape_mismatch, weights.extent[0]};
+    if (weights.data == nullptr || weights.extent[0] != pages.kv_heads || weights.stride[1] != 1)
+      return {errc::shape_mismatch, weights.extent[0]};
     using source = device::page_source<Page>;
     return device::attention_launch<Page, Accuracy, source, Q, float, Environment>::run_statistics(
         env, source{pages, q_indptr, env.status_word()}, {pages.sequences, most_queries, pages.kv_heads}, q, lse, weights, options);
