@@ -5,8 +5,8 @@
 #
 #   tests/run.sh            everything
 #   tests/run.sh --quick    the release build only
-#   tests/run.sh --all      a clang build too (the ordinary run compiles every header and every compile failure with both compilers), and
-#                           the other architectures under qemu
+#   tests/run.sh --all      sanitizers for more rooms and a clang build too (the ordinary run compiles every header and every compile failure
+#                           with both compilers), and the other architectures under qemu
 #   tests/run.sh --architectures   those alone: tests/architectures.sh
 #   PITH_BUILD_DIR=DIR      build in DIR and DIR-<variant> (default: build, in the repository)
 #   PITH_JOBS=N             compile and test with N jobs (default: one a processor)
@@ -53,12 +53,15 @@ else
   fi
   run_preset noexcept "$build-noexcept"
   run_preset asan-ubsan "$build-asan-ubsan"
-  if [ "${1:-}" != --all ]; then
-    not_run+=("clang build of the tests (only with --all)")
-  elif command -v clang++-16 >/dev/null 2>&1; then
-    run_preset clang "$build-clang"
+  if [ "${1:-}" = --all ]; then
+    run_preset asan-ubsan-more "$build-asan-ubsan-more"
+    if command -v clang++-16 >/dev/null 2>&1; then
+      run_preset clang "$build-clang"
+    else
+      not_run+=("clang build (clang++-16 is not installed)")
+    fi
   else
-    not_run+=("clang build (clang++-16 is not installed)")
+    not_run+=("sanitizers for packed weights and emulated kernels (only with --all)" "clang build of the tests (only with --all)")
   fi
 fi
 
