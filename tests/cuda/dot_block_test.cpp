@@ -3,10 +3,8 @@
 #include <cmath>
 #include <vector>
 
-#include "pith/codec/block_float.hpp"
-#include "pith/codec/integer.hpp"
-#include "pith/codec/raw.hpp"
 #include "pith/cuda/dot_block.hpp"
+#include "tests/cuda/block_support.hpp"
 #include "tests/cuda/emulated_environment.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/digest.hpp"
@@ -59,19 +57,16 @@ void check(char const* name) {
   using kernel = dot_kernel_of_one<tile, NT, Terms>;
   INFO(name << " channels " << Channels << " NT " << NT << " terms " << Terms);
   pith_test::random_bits random(11);
-  std::vector<float> rows(static_cast<std::size_t>(tile::tokens * Channels)), back(rows.size()), queries(static_cast<std::size_t>(8 * NT * Channels));
+  std::vector<float> rows(static_cast<std::size_t>(tile::tokens * Channels)), queries(static_cast<std::size_t>(8 * NT * Channels));
   for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = random.uniform() * (i % static_cast<std::size_t>(Channels) == 3 ? 30.0f : 2.0f) + (i % 7 == 0 ? 1.5f : 0.0f);
   for (std::size_t i = 0; i < queries.size(); ++i)
     queries[i] = random.uniform() * std::exp2(static_cast<float>(static_cast<int>(i / static_cast<std::size_t>(Channels) % 5) * 9 - 18)) * (i % 41 == 5 ? 20.0f : 1.0f);
-  std::vector<std::byte> storage(static_cast<std::size_t>(tile::bytes + 64));
-  auto* const packed = reinterpret_cast<std::byte*>((reinterpret_cast<std::uintptr_t>(storage.data()) + 63) / 64 * 64);
-  tile::encode(rows.data(), packed);
-  tile::decode(packed, back.data());
+  pith_test::some_tiles<tile> const packed(rows, 1);
   std::vector<float> scores(static_cast<std::size_t>(8 * NT * 32));
-  double const relative = std::is_same_v<typename device::dot_operand<tile>::element, bf16> ? (Terms == 2 ? 0x1p-16 : 0x1p-8) : Terms == 2 ? 0x1p-20 : 0x1p-11;
+  constexpr double relative = pith_test::relative_error<typename device::dot_operand<tile>::element>(Terms);
   pith_test::emulated_environment env;
   for (int block = 0; block < tile::tokens / 32; ++block) {
-    REQUIRE(env.launch(kernel{packed, block, queries.data(), scores.data()}, {.shared_bytes = kernel::shared_bytes}));
+    REQUIRE(env.launch(kernel{packed.data, block, queries.data(), scores.data()}, {.shared_bytes = kernel::shared_bytes}));
     double worst = 0;
     for (int q = 0; q < 8 * NT; ++q) {
       double most = 0;
@@ -79,12 +74,8 @@ void check(char const* name) {
       for (int t = 0; t < 32; ++t) {
         double sum = 0, size = 0, sizes = 0;
         for (int c = 0; c < Channels; ++c) {
-          double const x = back[(block * 32 + t) * Channels + c], y = queries[q * Channels + c];
-          double spread = std::fabs(x);
-          if constexpr (device::is_integer_tile<tile>) {  // a product of codes is as large as the scale allows, however small x is
-            float scale = to_float(load_scalar<typename tile::scale_type>(packed + tile::scale_at + tile::parameter_index(block * 32 + t, c) * static_cast<std::int64_t>(sizeof(typename tile::scale_type))));
-            spread += 2.0 * tile::middle * scale;
-          }
+          double const x = packed.decoded[static_cast<std::size_t>((block * 32 + t) * Channels + c)], y = queries[q * Channels + c];
+          double const spread = packed.spread(block * 32 + t, c);
           sum += x * y;
           size += spread * std::fabs(y);
           sizes += spread;

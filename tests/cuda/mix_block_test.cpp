@@ -4,10 +4,8 @@
 #include <cmath>
 #include <vector>
 
-#include "pith/codec/block_float.hpp"
-#include "pith/codec/integer.hpp"
-#include "pith/codec/raw.hpp"
 #include "pith/cuda/mix_block.hpp"
+#include "tests/cuda/block_support.hpp"
 #include "tests/cuda/emulated_environment.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/digest.hpp"
@@ -61,33 +59,23 @@ void check(char const* name) {
   INFO(name << " channels " << Channels << " NT " << NT << " terms " << Terms);
   pith_test::random_bits random(5);
   constexpr int count = 3, tokens = count * tile::tokens;
-  std::vector<float> rows(static_cast<std::size_t>(tokens * Channels)), back(rows.size()), weights(static_cast<std::size_t>(8 * NT * tokens));
+  std::vector<float> rows(static_cast<std::size_t>(tokens * Channels)), weights(static_cast<std::size_t>(8 * NT * tokens));
   for (int i = 0; i < tokens; ++i)  // later tiles are far larger than the first: the unit has to move
     for (int c = 0; c < Channels; ++c)
       rows[static_cast<std::size_t>(i * Channels + c)] = (random.uniform() * (c == 3 ? 30.0f : 2.0f) + 1.0f) * (i / tile::tokens == 1 ? 3000.0f : 0.01f);
   for (float& w : weights) w = std::exp2(random.uniform() * 12.0f - 6.0f);
-  std::vector<std::byte> storage(static_cast<std::size_t>(count * tile::bytes + 64));
-  auto* const packed = reinterpret_cast<std::byte*>((reinterpret_cast<std::uintptr_t>(storage.data()) + 63) / 64 * 64);
-  for (int i = 0; i < count; ++i) {
-    tile::encode(rows.data() + i * tile::tokens * Channels, packed + i * tile::bytes);
-    tile::decode(packed + i * tile::bytes, back.data() + i * tile::tokens * Channels);
-  }
+  pith_test::some_tiles<tile> const packed(rows, count);
   std::vector<float> sums(static_cast<std::size_t>(8 * NT * Channels));
   pith_test::emulated_environment env;
-  REQUIRE(env.launch(kernel{packed, count, weights.data(), sums.data()}, {.shared_bytes = kernel::mix::stage_of::bytes}));
-  double const relative = std::is_same_v<typename kernel::mix::element, bf16> ? (Terms == 2 ? 0x1p-16 : 0x1p-8) : Terms == 2 ? 0x1p-20 : 0x1p-11;
+  REQUIRE(env.launch(kernel{packed.data, count, weights.data(), sums.data()}, {.shared_bytes = kernel::mix::stage_of::bytes}));
+  constexpr double relative = pith_test::relative_error<typename kernel::mix::element>(Terms);
   double worst = 0;
   for (int q = 0; q < 8 * NT; ++q)
     for (int c = 0; c < Channels; ++c) {
       double sum = 0, size = 0, most = 0;
       for (int t = 0; t < tokens; ++t) {
         double const w = weights[static_cast<std::size_t>(q * tokens + t)] * std::pow(q % 2 == 0 ? 0.5 : 0.25, count - t / tile::tokens);
-        double const x = back[static_cast<std::size_t>(t * Channels + c)];
-        double spread = std::fabs(x);
-        if constexpr (device::is_integer_tile<tile>) {
-          std::byte const* const at = packed + t / tile::tokens * tile::bytes + tile::scale_at;
-          spread += 2.0 * tile::middle * static_cast<double>(to_float(load_scalar<typename tile::scale_type>(at + tile::parameter_index(t % tile::tokens, c) * static_cast<std::int64_t>(sizeof(typename tile::scale_type)))));
-        }
+        double const x = packed.decoded[static_cast<std::size_t>(t * Channels + c)], spread = packed.spread(t, c);
         sum += w * x;
         size += w * spread;
         most = std::max(most, w * spread);
