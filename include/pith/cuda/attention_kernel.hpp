@@ -99,7 +99,7 @@ struct attention_kernel : attention_walk<Page, Source, Q, NT, Terms, Along, true
       }
       std::int64_t const left = all_rows - first_row;
       int const there = static_cast<int>(left < 8 * NT ? left : 8 * NT);
-      int const thread = t.warp() * warp_lanes + t.lane();
+      int const thread = thread_of(t);
       for (int at = 4 * thread; at < there * dv; at += 4 * threads)
         store_word(reinterpret_cast<std::byte*>(this->partial + (base + first_row) * dv + at), load_word<word4>(merged + 4 * at));
       for (int at = thread; at < there; at += threads)

@@ -18,6 +18,14 @@ struct device_attention_options {
   std::int64_t window = 0;                          // 0: all
   float const* sink_logits = nullptr;               // [query_head], device memory
   tensor_view<float, 2, space::device> lse{};       // [query token][query_head], written if data is set
+
+  // errors  shape_mismatch: lse is not for so many rows; out_of_range: a negative number, or one that is none
+  status check(tensor_view<float, 2, space::device> its_lse, std::int64_t tokens, std::int64_t heads) const {
+    if (its_lse.data != nullptr && (its_lse.extent[0] < tokens || its_lse.extent[1] != heads || its_lse.stride[1] != 1))
+      return {errc::shape_mismatch, its_lse.extent[1]};
+    if (!(soft_cap >= 0) || !(scale >= 0) || window < 0) return {errc::out_of_range, window};
+    return {};
+  }
 };
 
 namespace device {

@@ -39,7 +39,7 @@ struct attention_plan_kernel {
   PITH_HD void operator()(Thread& t) const {
     std::int32_t all = 0;
     for (std::int32_t s = t.lane(); s < sequences; s += warp_lanes) all += source.packed_blocks(s);
-    for (int mask = 1; mask < warp_lanes; mask *= 2) all += t.shuffle_xor(all, mask);
+    all = sum_over_lanes(t, all);
     std::int32_t const even = (all + wanted - 1) / wanted, run = even > shortest ? even : shortest;
     std::int32_t before = 0;
     for (std::int32_t base = 0; base < sequences; base += warp_lanes) {

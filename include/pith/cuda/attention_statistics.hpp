@@ -57,9 +57,8 @@ struct attention_statistics_kernel : attention_walk<Page, Source, Q, 1, Terms, w
     float* const out = weights + t.block_y() * weights_stride;
     this->template walk<Packed>(t, head, part, state, seen, [&](float(&s)[2][1][4], std::byte const*, int slot, int slots) {
       PITH_UNROLL for (int e = 0; e < 4; ++e) {
-        float sum = exp2_fast(s[e / 2][0][2 * (e % 2)] - whole[0]) + exp2_fast(s[e / 2][0][2 * (e % 2) + 1] - whole[1]);
-        sum += t.shuffle_xor(sum, 1);
-        sum += t.shuffle_xor(sum, 2);
+        float const own = exp2_fast(s[e / 2][0][2 * (e % 2)] - whole[0]) + exp2_fast(s[e / 2][0][2 * (e % 2) + 1] - whole[1]);
+        float const sum = sum_over_lanes<1, 4>(t, own);
         int const at = slot + 4 * g + e;
         if (quad == 0 && at < slots) out[head.index_of(at)] += sum;
       }

@@ -65,7 +65,6 @@ struct attention_walk : attention_call<Source, Q> {
   static constexpr int queries_bytes = raw_query_at + (needs_raw_keys ? raw_query::bytes : 0);
   static constexpr int row_bytes = static_cast<int>(round_up(4 * most_of(dk, dv), 128));
   static constexpr bool shares_rows = Along == warps_along::tokens;
-  static constexpr int most_shared = 99 << 10;  // what a block can have on every device from sm_80 on
 
   // A place for one block's keys and values.
   template <bool Packed>
@@ -85,7 +84,7 @@ struct attention_walk : attention_call<Source, Q> {
   //   warps along rows     | queries, row | queries, row | ... | ring, for all |
   static constexpr int own_bytes = row_bytes + (shares_rows ? ring_bytes : queries_bytes);
   static constexpr int common_bytes = shares_rows ? queries_bytes : ring_bytes;
-  static constexpr int warps = common_bytes + 4 * own_bytes <= most_shared ? 4 : common_bytes + 2 * own_bytes <= most_shared ? 2 : 1;
+  static constexpr int warps = common_bytes + 4 * own_bytes <= most_shared_bytes ? 4 : common_bytes + 2 * own_bytes <= most_shared_bytes ? 2 : 1;
   static constexpr int threads = warps * warp_lanes;
   static constexpr int rows = 8 * NT * (shares_rows ? 1 : warps);  // of a block
   // Raw blocks are few and large: they take one place at a time, of as many warps as there is room for.
@@ -97,7 +96,7 @@ struct attention_walk : attention_call<Source, Q> {
   static constexpr int raw_warps = !Source::has_raw || !shares_rows                ? warps
                                    : (shared_bytes - raw_base) / raw_bytes < warps ? (shared_bytes - raw_base) / raw_bytes
                                                                                    : warps;
-  static_assert(shared_bytes <= most_shared);
+  static_assert(shared_bytes <= most_shared_bytes);
 
   template <class Thread>
   PITH_HD static std::byte* queries_of(Thread& t) { return t.shared() + (shares_rows ? 0 : t.warp() * own_bytes); }
@@ -295,7 +294,7 @@ struct attention_walk : attention_call<Source, Q> {
   PITH_HD static void start(Thread& t, std::byte* stage, located const& at) {
     if (at.keys == nullptr) return;
     constexpr int many = shares_rows ? warp_lanes : threads;
-    int const self = shares_rows ? t.lane() : t.lane() + warp_lanes * t.warp();
+    int const self = shares_rows ? t.lane() : thread_of(t);
     constexpr int key_bytes = place_of<Packed>::key_bytes;
     if constexpr (Packed || Source::keys_differ) {
       if (at.packed_keys_here) tile_stage<packed_keys>::template start<many>(t, self, stage, at.keys, block_in_tile<packed_keys>(at));

@@ -81,7 +81,7 @@ class device_cache : device::cache_bytes<Recipe, Environment> {
   //
   // errors  stale_handle, out_of_range (layer, a count below 0; a sequence named twice: `at` is its place), shape_mismatch, capacity_exceeded
   //         (pages or max_tokens; nothing was added to any sequence)
-  // cost    four launches for each 64 sequences, whatever the counts, and a few more when pages are taken or copied
+  // cost    two to four launches for each 64 sequences, whatever the counts, and a few more when pages are taken or copied
   template <class K, class V>
   status append(Environment const& env, std::span<sequence const> which, int layer, rows<K> k, rows<V> v,
                 std::span<std::int64_t const> counts) {
@@ -102,9 +102,7 @@ class device_cache : device::cache_bytes<Recipe, Environment> {
   template <class K, class V>
   status load_chunk(Environment const& env, std::span<sequence const> which, int layer, rows<K> k, rows<V> v,
                     std::span<std::int64_t const> counts) {
-    if (status const ok = this->check_append(which, layer, k, v, counts); !ok) return ok;
-    for (std::int64_t const count : counts)
-      if (count > store_.shape.max_chunk) return {errc::capacity_exceeded, store_.shape.max_chunk};
+    if (status const ok = check_chunk(which, layer, k, v, counts); !ok) return ok;
     return this->write_chunk(env, which, rows<std::remove_const_t<K> const>(k), rows<std::remove_const_t<V> const>(v), counts);
   }
 
@@ -182,13 +180,13 @@ class device_cache : device::cache_bytes<Recipe, Environment> {
   status prefill(Environment const& env, std::span<sequence const> which, int layer, rows<Q> q, rows<K> k, rows<V> v, rows<O> out,
                  std::span<std::int64_t const> counts, device_attention_options const& options = {}) {
     if (status const ok = check_attend(which, layer, q, out, counts, options); !ok) return ok;
-    if (status const ok = this->check_append(which, layer, k, v, counts); !ok) return ok;
-    for (std::int64_t const count : counts)
-      if (count > store_.shape.max_chunk) return {errc::capacity_exceeded, store_.shape.max_chunk};
+    if (status const ok = check_chunk(which, layer, k, v, counts); !ok) return ok;
     if (status const ok = this->reserve_all(env, which, layer, counts); !ok) return ok;
-    if (status const ok = load_chunk(env, which, layer, k, v, counts); !ok) return ok;
+    rows<std::remove_const_t<K> const> const keys(k);
+    rows<std::remove_const_t<V> const> const values(v);
+    if (status const ok = this->write_chunk(env, which, keys, values, counts); !ok) return ok;
     if (status const ok = attend_all(env, which, layer, rows<std::remove_const_t<Q> const>(q), out, counts, counts, options); !ok) return ok;
-    return this->write(env, which, layer, rows<std::remove_const_t<K> const>(k), rows<std::remove_const_t<V> const>(v), counts);
+    return this->write(env, which, layer, keys, values, counts);
   }
 
   // What an attention kernel reads of up to cache_source::most checked sequences: queries[i] query tokens, chunk[i] tokens loaded by
@@ -227,6 +225,14 @@ class device_cache : device::cache_bytes<Recipe, Environment> {
  private:
   device_cache() = default;
 
+  template <class K, class V>
+  status check_chunk(std::span<sequence const> which, int layer, rows<K> k, rows<V> v, std::span<std::int64_t const> counts) {
+    if (status const ok = this->check_append(which, layer, k, v, counts); !ok) return ok;
+    for (std::int64_t const count : counts)
+      if (count > store_.shape.max_chunk) return {errc::capacity_exceeded, store_.shape.max_chunk};
+    return {};
+  }
+
   template <class Q, class O>
   status check_attend(std::span<sequence const> which, int layer, rows<Q> q, rows<O> out, std::span<std::int64_t const> queries,
                       device_attention_options const& options) const {
@@ -241,10 +247,7 @@ class device_cache : device::cache_bytes<Recipe, Environment> {
       return {errc::shape_mismatch, q.extent[0]};
     if (out.extent[0] != all || out.extent[1] != q.extent[1] || out.extent[2] != Recipe::value_channels)
       return {errc::shape_mismatch, out.extent[0]};
-    if (options.lse.data != nullptr && (options.lse.extent[0] < all || options.lse.extent[1] != q.extent[1] || options.lse.stride[1] != 1))
-      return {errc::shape_mismatch, options.lse.extent[1]};
-    if (!(options.soft_cap >= 0) || !(options.scale >= 0) || options.window < 0) return {errc::out_of_range, options.window};
-    return {};
+    return options.check(options.lse, all, q.extent[1]);
   }
 
   template <class Q, class O>

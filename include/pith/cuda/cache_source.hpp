@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// KV heads of many sequences of a cache, as an attention kernel reads them (attention_kernel.hpp's Source): cache/segment_source.hpp for a
+// KV heads of many sequences of a cache, as an attention kernel reads them (attention_walk.hpp's Source): cache/segment_source.hpp for a
 // device.
 //
 //   cache_source<Recipe>   one call: a layer, up to 128 sequences by value, their query tokens, and the raw chunk that the call brings

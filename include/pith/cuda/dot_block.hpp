@@ -154,9 +154,7 @@ struct dot_block {
       PITH_UNROLL for (int n = 0; n < NT; ++n) {
         float column[2] = {};
         if constexpr (Storage::zero_kind != zero::none) {  // the sum over the quad is query g's; this lane needs queries 2t and 2t+1
-          float whole = bias[n];
-          whole += t.shuffle_xor(whole, 1);
-          whole += t.shuffle_xor(whole, 2);
+          float const whole = sum_over_lanes<1, 4>(t, bias[n]);
           column[0] = t.shuffle(whole, 8 * quad), column[1] = t.shuffle(whole, 8 * quad + 4);
         }
         PITH_UNROLL for (int h = 0; h < 2; ++h)

@@ -109,8 +109,7 @@ struct dot_operand<Storage> {
         float const scale = scale_at<scalar>(parameters + (row * Storage::group_lanes + c) * static_cast<int>(sizeof(scalar)));
         most = larger(most, scale);
       }
-      PITH_UNROLL for (int mask = 1; mask < warp_lanes; mask *= 2) most = larger(most, t.shuffle_xor(most, mask));
-      return power_below(most);
+      return power_below(largest_over_lanes(t, most));
     }
   }
 

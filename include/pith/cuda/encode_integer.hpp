@@ -24,7 +24,7 @@ inline constexpr int tile_threads = 128;  // of a block that encodes or decodes 
 
 template <class Thread>
 PITH_HD inline int tile_thread(Thread& t) {
-  return static_cast<int>(static_cast<unsigned>(t.warp() * warp_lanes + t.lane()) % tile_threads);  // so that it is seen not to be negative
+  return static_cast<int>(static_cast<unsigned>(thread_of(t)) % tile_threads);  // so that it is seen not to be negative
 }
 
 // Distance of rows of a tile in shared memory, in floats.

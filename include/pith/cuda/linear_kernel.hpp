@@ -45,7 +45,7 @@ struct linear_form {
   static constexpr int x_bytes = Chunks * query::bytes;
 
   // Two blocks on a multiprocessor hide each other's barriers, if registers allow; else one with as many warps as can be, which share x.
-  static constexpr int all_shared = 99 << 10;   // what a block can have on every device from sm_80 on
+  static constexpr int all_shared = most_shared_bytes;
   static constexpr int half_shared = 80 << 10;  // what two can have on one multiprocessor of sm_80
   static constexpr int wanted_shared = NT >= 4 ? all_shared : half_shared;
   static constexpr int bytes(int warps) { return warps * stage::bytes + x_bytes; }
@@ -145,7 +145,7 @@ struct linear_kernel {
         from.weights += form::piece_bytes;
       }
       constexpr int granules = form::x_bytes / 16;
-      int const thread = t.warp() * warp_lanes + t.lane();
+      int const thread = thread_of(t);
       PITH_UNROLL for (int base = 0; base < granules; base += threads) if (granules % threads == 0 || base + thread < granules)
           t.copy16(to + form::warps * stage::bytes + 16 * (base + thread), from.x + 16 * (base + thread));
       from.x += form::x_bytes;

@@ -24,7 +24,7 @@ struct linear_merge_kernel {
   // Grid: x rows of W, y rows of x.
   template <device_like Thread>
   PITH_HD void operator()(Thread& t) const {
-    std::int64_t const row = t.block_x() * threads + t.warp() * warp_lanes + t.lane(), group = row / group_rows, i = t.block_y();
+    std::int64_t const row = t.block_x() * threads + thread_of(t), group = row / group_rows, i = t.block_y();
     if (row >= out.extent[1]) return;
     std::int64_t const first = group * steps_of_group / run, last = ((group + 1) * steps_of_group - 1) / run;
     std::int64_t const apart = static_cast<std::int64_t>(batch) * group_rows;

@@ -91,7 +91,7 @@ struct mix_block {
       if constexpr (has_bias && !by_channel) {
         PITH_UNROLL for (int group = 0; group < groups; ++group)
           PITH_UNROLL for (int i = 0; i < 2; ++i)
-            PITH_UNROLL for (int mask = 4; mask < warp_lanes; mask *= 2) bias[n][group][i] += t.shuffle_xor(bias[n][group][i], mask);
+            bias[n][group][i] = sum_over_lanes<4>(t, bias[n][group][i]);
       }
       PITH_UNROLL for (int m = 0; m < tiles; ++m)
         PITH_UNROLL for (int r = 0; r < 4; ++r) {
@@ -180,7 +180,7 @@ struct mix_block {
   // A unit in which the largest product is 2^6 to 2^7; what is there follows.
   template <class Thread>
   PITH_HD void raise(Thread& t, float most) {
-    PITH_UNROLL for (int mask = 1; mask < warp_lanes; mask *= 2) most = larger(most, t.shuffle_xor(most, mask));
+    most = largest_over_lanes(t, most);
     float const wanted = 64.0f * inverse_power(power_below(most)), raised = wanted < 0x1p120f ? wanted : 0x1p120f;
     float const ratio = lift > 0 ? raised * inverse_power(lift) : 1.0f;
     PITH_UNROLL for (int m = 0; m < tiles; ++m)
@@ -209,8 +209,7 @@ struct mix_block {
           PITH_UNROLL for (int i = 0; i < 2; ++i) {
             float sum = (p[0][n][i] + p[0][n][2 + i]) + (p[1][n][i] + p[1][n][2 + i]);
             if (subs > 1 && 4 * g / Storage::group != sub) sum = 0;
-            PITH_UNROLL for (int mask = 4; mask < warp_lanes; mask *= 2) sum += t.shuffle_xor(sum, mask);
-            total[n][i] = sum;
+            total[n][i] = sum_over_lanes<4>(t, sum);
           }
       }
       PITH_UNROLL for (int i = 0; i < loads; ++i) {

@@ -39,11 +39,7 @@ struct device_pages {
   // errors  shape_mismatch, misaligned: what the host can see
   status check() const {
     if (kv_heads <= 0 || sequences < 0) return {errc::shape_mismatch, kv_heads};
-    if (reinterpret_cast<std::uintptr_t>(base) % 64 != 0 || block_stride % 64 != 0 || head_stride % 64 != 0)
-      return {errc::misaligned, block_stride};
-    bool const heads_inside = block_stride >= head_stride * (kv_heads - 1) + Page::bytes && (kv_heads == 1 || head_stride >= Page::bytes);
-    bool const heads_outside = block_stride >= Page::bytes && head_stride >= block_stride * (blocks - 1) + Page::bytes;
-    if (!heads_inside && !heads_outside) return {errc::shape_mismatch, block_stride};
+    if (status const ok = check_page_strides(base, Page::bytes, block_stride, head_stride, blocks, kv_heads); !ok) return ok;
     if (sequences > 0 && (indptr == nullptr || last_page_len == nullptr)) return {errc::shape_mismatch, sequences};
     if (bias.data != nullptr && (bias.extent[0] != kv_heads || bias.stride[1] != 1)) return {errc::shape_mismatch, bias.extent[0]};
     bool const states = (!is_calibrated<typename Page::key_tile> || key_states != nullptr) &&
@@ -54,7 +50,7 @@ struct device_pages {
 
 namespace device {
 
-// A Source (attention_kernel.hpp) in which everything is sealed.
+// A Source (attention_walk.hpp) in which everything is sealed.
 template <class Page>
 struct page_source {
   static constexpr bool has_raw = false, has_visibility = false, has_bias = true, keys_differ = false;
@@ -114,10 +110,6 @@ struct page_source {
   PITH_HD head at(int i, int number) const { return {*this, pages.indptr[i], tokens(i), number}; }
 };
 
-}  // namespace device
-
-namespace device {
-
 // What the host can see of a call's shapes.
 template <class Page, class Q>
 status check_queries(device_pages<Page> const& pages, std::int64_t const* q_indptr, std::int64_t most_queries,
@@ -126,9 +118,7 @@ status check_queries(device_pages<Page> const& pages, std::int64_t const* q_indp
   if (status const ok = pages.check(); !ok) return ok;
   if (q.extent[2] != Page::key_channels) return {errc::shape_mismatch, q.extent[2]};
   if (q.extent[1] <= 0 || q.extent[1] % pages.kv_heads != 0) return {errc::shape_mismatch, q.extent[1]};
-  if (lse.data != nullptr && (lse.extent[0] < q.extent[0] || lse.extent[1] != q.extent[1] || lse.stride[1] != 1))
-    return {errc::shape_mismatch, lse.extent[1]};
-  if (!(options.soft_cap >= 0) || !(options.scale >= 0) || options.window < 0) return {errc::out_of_range, options.window};
+  if (status const ok = options.check(lse, q.extent[0], q.extent[1]); !ok) return ok;
   if (most_queries < 0 || q_indptr == nullptr) return {errc::out_of_range, most_queries};
   return {};
 }

@@ -26,11 +26,6 @@ inline constexpr std::int64_t argument_bytes = 4096;  // of one launch, on every
 template <class Entry>
 inline constexpr int entries_of = static_cast<int>((argument_bytes - 64) / static_cast<std::int64_t>(sizeof(Entry)));
 
-template <device_like Thread>
-PITH_HD int thread_of(Thread const& t) {
-  return t.warp() * warp_lanes + t.lane();
-}
-
 struct ascending_kernel {
   struct entry {
     std::uint32_t* at;

@@ -71,8 +71,7 @@ struct query_block {
       float const size = from[c] < 0 ? -from[c] : from[c];
       most = larger(most, size);
     }
-    PITH_UNROLL for (int mask = 1; mask < warp_lanes; mask *= 2) most = larger(most, t.shuffle_xor(most, mask));
-    float const below = power_below(most), power = folded && below < 0x1p126f ? 2 * below : below, inverse = inverse_power(power);
+    float const below = power_below(largest_over_lanes(t, most)), power = folded && below < 0x1p126f ? 2 * below : below, inverse = inverse_power(power);
     for (int at = t.lane(); at < operand::units * steps * 4; at += warp_lanes) {
       int const quad = at % 4, k = at / 4 % steps, unit = at / 4 / steps, lane = 4 * (row % 8) + quad;
       float x[2][2];
@@ -98,7 +97,7 @@ struct query_block {
       for (int group = 0; group < groups; ++group) {
         float sum = 0;
         for (int c = t.lane(); c < Storage::group; c += warp_lanes) sum += from[group * Storage::group + c] * inverse;
-        PITH_UNROLL for (int mask = 1; mask < warp_lanes; mask *= 2) sum += t.shuffle_xor(sum, mask);
+        sum = sum_over_lanes(t, sum);
         if (t.lane() == 0) store_word(block + sum_at(row / 8, group, row % 8), sum);
       }
     }
@@ -111,7 +110,7 @@ struct query_block {
           std::uint32_t const rounded = two_f16(from[channel] * inverse * (1.0f / place), 0.0f);
           sum += low_of<f16>(rounded) * operand::codes::middle_of(pair);
         }
-        PITH_UNROLL for (int mask = 1; mask < warp_lanes; mask *= 2) sum += t.shuffle_xor(sum, mask);
+        sum = sum_over_lanes(t, sum);
         if (t.lane() == 0) store_word(block + start_at(row / 8, group, row % 8), -sum);
       }
     }

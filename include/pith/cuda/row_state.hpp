@@ -63,8 +63,7 @@ struct row_state {
       PITH_UNROLL for (int n = 0; n < NT; ++n) {
         float factor[2];
         PITH_UNROLL for (int i = 0; i < 2; ++i) {
-          PITH_UNROLL for (int mask = 4; mask < warp_lanes; mask *= 2) most[n][i] = larger(most[n][i], t.shuffle_xor(most[n][i], mask));
-          float const next = larger(maximum[n][i], most[n][i]);
+          float const next = larger(maximum[n][i], largest_over_lanes<4>(t, most[n][i]));
           factor[i] = exp2_fast(maximum[n][i] - next);
           maximum[n][i] = next;
           total[n][i] *= factor[i];
@@ -87,8 +86,7 @@ struct row_state {
   template <class Thread>
   PITH_HD void finish(Thread& t) {
     PITH_UNROLL for (int n = 0; n < NT; ++n)
-      PITH_UNROLL for (int i = 0; i < 2; ++i)
-        PITH_UNROLL for (int mask = 4; mask < warp_lanes; mask *= 2) total[n][i] += t.shuffle_xor(total[n][i], mask);
+      PITH_UNROLL for (int i = 0; i < 2; ++i) total[n][i] = sum_over_lanes<4>(t, total[n][i]);
   }
 };
 

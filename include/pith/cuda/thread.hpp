@@ -49,4 +49,25 @@ concept device_like = requires(T& t, std::byte* to, std::byte const* from, float
   t.store_once(word, std::uint64_t{});
 };
 
+inline constexpr int most_shared_bytes = 99 << 10;  // what a block can have on every device from sm_80 on
+
+// Its number in the block.
+template <class Thread>
+PITH_HD inline int thread_of(Thread const& t) {
+  return t.warp() * warp_lanes + t.lane();
+}
+
+// x summed over lanes, or the largest, in a fixed order: over lanes whose numbers differ in the bits from First up to Behind. <1, 4> is a quad,
+// <4, 32> the lanes that have the same place in theirs.
+template <int First = 1, int Behind = warp_lanes, class T, class Thread>
+PITH_HD inline T sum_over_lanes(Thread& t, T x) {
+  PITH_UNROLL for (int mask = First; mask < Behind; mask *= 2) x += t.shuffle_xor(x, mask);
+  return x;
+}
+template <int First = 1, int Behind = warp_lanes, class Thread>
+PITH_HD inline float largest_over_lanes(Thread& t, float x) {
+  PITH_UNROLL for (int mask = First; mask < Behind; mask *= 2) x = larger(x, t.shuffle_xor(x, mask));
+  return x;
+}
+
 }  // namespace pith::device

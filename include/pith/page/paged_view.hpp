@@ -18,6 +18,17 @@
 
 namespace pith {
 
+// Where pages of `bytes` bytes may lie: a block's heads side by side in it, or all blocks of a head before those of the next.
+// errors  misaligned (base or strides), shape_mismatch: pages would overlap
+inline status check_page_strides(std::byte const* base, std::int64_t bytes, std::int64_t block_stride, std::int64_t head_stride,
+                                 std::int64_t blocks, int kv_heads) {
+  if (reinterpret_cast<std::uintptr_t>(base) % 64 != 0 || block_stride % 64 != 0 || head_stride % 64 != 0)
+    return {errc::misaligned, block_stride};
+  bool const heads_inside = block_stride >= head_stride * (kv_heads - 1) + bytes && (kv_heads == 1 || head_stride >= bytes);
+  bool const heads_outside = block_stride >= bytes && head_stride >= block_stride * (blocks - 1) + bytes;
+  return heads_inside || heads_outside ? status{} : status{errc::shape_mismatch, block_stride};
+}
+
 template <class Page, space Space = space::host>
 struct paged_view {
   using page = Page;
@@ -48,10 +59,7 @@ struct paged_view {
   status check() const {
     if (kv_heads <= 0) return {errc::shape_mismatch, kv_heads};
     if (indptr.size() != last_page_len.size() + 1 || indptr[0] < 0) return {errc::shape_mismatch, static_cast<std::int64_t>(indptr.size())};
-    if (reinterpret_cast<std::uintptr_t>(base) % 64 != 0 || block_stride % 64 != 0 || head_stride % 64 != 0) return {errc::misaligned, block_stride};
-    bool const heads_inside = block_stride >= head_stride * (kv_heads - 1) + Page::bytes && (kv_heads == 1 || head_stride >= Page::bytes);
-    bool const heads_outside = block_stride >= Page::bytes && head_stride >= block_stride * (blocks - 1) + Page::bytes;
-    if (!heads_inside && !heads_outside) return {errc::shape_mismatch, block_stride};  // pages would overlap
+    if (status const ok = check_page_strides(base, Page::bytes, block_stride, head_stride, blocks, kv_heads); !ok) return ok;
     for (std::int64_t s = 0; s < sequences(); ++s) {
       std::int64_t const pages = indptr[s + 1] - indptr[s];
       if (pages < 0 || indptr[s + 1] > static_cast<std::int64_t>(indices.size())) return {errc::shape_mismatch, s};
