@@ -62,8 +62,9 @@ class emulated_block;
 // thread.hpp on the host.
 class emulated_thread {
  public:
-  int lane() const { return lane_; }
-  int warp() const { return warp_; }
+  // PITH_HD: thread.hpp's own functions call these, and nvcc compiles those for both sides where a .cu emulates too.
+  PITH_HD int lane() const { return lane_; }
+  PITH_HD int warp() const { return warp_; }
   std::int64_t block_x() const;
   std::int64_t block_y() const;
   std::int64_t block_z() const;
