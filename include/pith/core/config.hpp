@@ -48,14 +48,21 @@ PITH_HD inline void precondition_broken() {
 // different flags do not share one version of a template.
 #if defined(PITH_NO_SIMD)
 #define PITH_ISA isa_scalar
+#elif defined(__AVX512BF16__) && defined(__AVX512VNNI__) && defined(__AVX512VBMI__) && defined(__AVX512VBMI2__) && defined(__GFNI__) && \
+    defined(__AVX512BW__)
+#define PITH_ISA isa_avx512_bf16_vbmi2
 #elif defined(__AVX512BF16__) && defined(__AVX512VNNI__) && defined(__AVX512VBMI__) && defined(__AVX512BW__)
 #define PITH_ISA isa_avx512_bf16_vbmi
 #elif defined(__AVX512BF16__) && defined(__AVX512VNNI__) && defined(__AVX512BW__)
 #define PITH_ISA isa_avx512_bf16
+#elif defined(__AVX512VNNI__) && defined(__AVX512VBMI__) && defined(__AVX512VBMI2__) && defined(__GFNI__) && defined(__AVX512BW__)
+#define PITH_ISA isa_avx512_vnni_vbmi2
 #elif defined(__AVX512VNNI__) && defined(__AVX512VBMI__) && defined(__AVX512BW__)
 #define PITH_ISA isa_avx512_vnni_vbmi
 #elif defined(__AVX512VNNI__) && defined(__AVX512BW__)
 #define PITH_ISA isa_avx512_vnni
+#elif defined(__AVX512VBMI__) && defined(__AVX512VBMI2__) && defined(__GFNI__) && defined(__AVX512BW__)
+#define PITH_ISA isa_avx512_vbmi2
 #elif defined(__AVX512VBMI__) && defined(__AVX512BW__)
 #define PITH_ISA isa_avx512_vbmi
 #elif defined(__AVX512BW__)

@@ -15,16 +15,19 @@
 #include "pith/codec/pipe.hpp"
 #include "pith/core/view.hpp"
 #include "pith/cpu/mix_integer.hpp"
-#include "pith/cpu/raw_pairs.hpp"
+#include "pith/cpu/tile_engine.hpp"
 #include "pith/linear/linear_engine.hpp"
 
 namespace pith {
 inline namespace PITH_ISA {
 
 // Bytes to ask for ahead of what a kernel of M rows reads: the next tile, if it fits into half a cache. Two rows or more leave time for it;
-// for one row the machine's own prefetching was faster, and only the scales are asked for (docs/benchmarks.md).
+// for one row the machine's own prefetching was faster, and only the scales are asked for. Tiles of variable rate are always asked for: taking
+// them apart leaves too few loads in flight (docs/benchmarks.md).
 template <class Storage, int M>
-inline constexpr int ahead_bytes = M < 2 ? 0 : static_cast<int>(std::min<std::int64_t>(Storage::bytes, 8192));
+inline constexpr int ahead_bytes = variable_tile<Storage> ? static_cast<int>(Storage::bytes)
+                                   : M < 2                ? 0
+                                                          : static_cast<int>(std::min<std::int64_t>(Storage::bytes, 8192));
 
 template <class Tile, class Accuracy>
 struct cpu_linear {

@@ -17,6 +17,22 @@ struct raw_query {
   float value[Channels + 1][M];
 };
 
+// The words of a tile for dot, in vectors of neighbouring tokens. Kernels ask for them in their order in the tile.
+template <int Tokens, class Ask>
+struct words_of {
+  std::byte const* tile;
+  Ask ask;
+
+  template <int Vectors>
+  PITH_INLINE void operator()(int word, int first, simd::u32v (&x)[Vectors]) const {
+    PITH_UNROLL for (int v = 0; v < Vectors; ++v) {
+      std::byte const* const at = tile + 4ll * (word * Tokens + first + v * simd::width);
+      x[v] = simd::load_words(at);
+      ask(at);
+    }
+  }
+};
+
 template <storage_scalar T, int Channels, int Tokens, int M>
 struct raw_dot {
   using storage = raw_tile<T, Channels, use::dot, Tokens>;
@@ -31,20 +47,22 @@ struct raw_dot {
 
   template <class Ask = ask_nothing>
   static void run(std::byte const* tile, query const& q, float* scores, int stride, Ask ask = {}) {
+    run_words(words_of<Tokens, Ask>{tile, ask}, q, scores, stride);
+  }
+  template <class Source>
+  static void run_words(Source source, query const& q, float* scores, int stride) {
     constexpr int vectors = Tokens / simd::width >= 2 ? 2 : 1;  // token vectors at a time: 2M accumulators
     for (int first = 0; first < Tokens; first += vectors * simd::width) {
       simd::f32v sum[M][vectors];
       PITH_UNROLL for (int m = 0; m < M; ++m) PITH_UNROLL for (int v = 0; v < vectors; ++v) sum[m][v] = simd::all(0);
       for (int word = 0; word < storage::layout::words; ++word) {
-        PITH_UNROLL for (int v = 0; v < vectors; ++v) {
-          std::byte const* const at = tile + 4ll * (word * Tokens + first + v * simd::width);
-          simd::u32v const words = simd::load_words(at);
-          ask(at);
+        simd::u32v words[vectors];
+        source(word, first, words);
+        PITH_UNROLL for (int v = 0; v < vectors; ++v)
           PITH_UNROLL for (int half = 0; half < per_word; ++half) {
-            simd::f32v const x = simd::half_to_float<T>(words, half);
+            simd::f32v const x = simd::half_to_float<T>(words[v], half);
             PITH_UNROLL for (int m = 0; m < M; ++m) sum[m][v] = simd::fma(x, simd::all(q.value[word * per_word + half][m]), sum[m][v]);
           }
-        }
       }
       PITH_UNROLL for (int m = 0; m < M; ++m)
         PITH_UNROLL for (int v = 0; v < vectors; ++v) simd::store(scores + m * stride + first + v * simd::width, sum[m][v]);

@@ -58,10 +58,14 @@ struct dot_kernel<raw_tile<bf16, Channels, use::dot, Tokens>, Accuracy, M> {
 
   template <class Ask = ask_nothing>
   static void run(std::byte const* tile, query const& q, float* scores, int stride, Ask ask = {}) {
-    if (q.passes == 0) return plain::run(tile, q.exact, scores, stride, ask);
+    run_words(words_of<Tokens, Ask>{tile, ask}, q, scores, stride);
+  }
+  template <class Source>
+  static void run_words(Source source, query const& q, float* scores, int stride) {
+    if (q.passes == 0) return plain::run_words(source, q.exact, scores, stride);
     if constexpr (splits)
-      if (q.passes == 2) return run_pairs<2>(tile, q, scores, stride, ask);
-    run_pairs<1>(tile, q, scores, stride, ask);
+      if (q.passes == 2) return run_pairs<2>(source, q, scores, stride);
+    run_pairs<1>(source, q, scores, stride);
   }
 
  private:
@@ -69,8 +73,8 @@ struct dot_kernel<raw_tile<bf16, Channels, use::dot, Tokens>, Accuracy, M> {
   static bf16 upper(float x) { return is_finite(x) ? from_float_saturated<bf16>(x) : from_float<bf16>(x); }
   static bf16 lower(float x) { return from_float<bf16>(is_finite(x) ? x - to_float(upper(x)) : 0.0f); }
 
-  template <int Passes, class Ask>
-  static void run_pairs(std::byte const* tile, query const& q, float* scores, int stride, Ask ask) {
+  template <int Passes, class Source>
+  static void run_pairs(Source source, query const& q, float* scores, int stride) {
     constexpr int vectors = Tokens / simd::width >= 2 ? 2 : 1;
     constexpr int chains = M * vectors <= 4 && words % 4 == 0 ? 4 : 1;  // sums that one row and vector are spread over, for the latency
     for (int first = 0; first < Tokens; first += vectors * simd::width) {
@@ -80,11 +84,7 @@ struct dot_kernel<raw_tile<bf16, Channels, use::dot, Tokens>, Accuracy, M> {
       for (int word = 0; word < words; word += chains)
         PITH_UNROLL for (int k = 0; k < chains; ++k) {
           simd::u32v x[vectors];
-          PITH_UNROLL for (int v = 0; v < vectors; ++v) {
-            std::byte const* const at = tile + 4ll * ((word + k) * Tokens + first + v * simd::width);
-            x[v] = simd::load_words(at);
-            ask(at);
-          }
+          source(word + k, first, x);
           PITH_UNROLL for (int pass = 0; pass < Passes; ++pass)
             PITH_UNROLL for (int m = 0; m < M; ++m) {
               simd::u32v const pair(q.pair[pass][word + k][m]);

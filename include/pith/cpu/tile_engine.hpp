@@ -4,6 +4,7 @@
 
 #include "pith/cpu/decode.hpp"
 #include "pith/cpu/encode.hpp"
+#include "pith/cpu/encode_dynamic_float.hpp"
 #include "pith/cpu/kernel.hpp"
 
 namespace pith {
@@ -17,6 +18,41 @@ struct tile_engine<cpu, Tile> {
   template <storage_scalar T, class... State>
   static void decode(std::byte const* in, T* rows, std::int64_t row_stride, State const&... state) noexcept {
     decode_kernel<Tile>::run(in, rows, row_stride, state...);
+  }
+};
+
+template <variable_tile Tile>
+struct tile_engine<cpu, Tile> : scalar_tile_engine<Tile> {};
+
+template <class Coder, int Channels, use Use>
+struct tile_engine<cpu, bf16_tile<Coder, Channels, Use>> : scalar_tile_engine<bf16_tile<Coder, Channels, Use>> {
+  using tile = bf16_tile<Coder, Channels, Use>;
+
+  template <dynamic_scalar T>
+  static std::int64_t encode(T const* rows, std::int64_t row_stride, std::byte* out, std::byte* tail) noexcept {
+    if constexpr (std::is_same_v<T, bf16> && encodes_windows<tile>)
+      return window_encoder<tile>::run(rows, row_stride, out, tail);
+    else
+      return scalar_tile_engine<tile>::encode(rows, row_stride, out, tail);
+  }
+  template <dynamic_scalar T>
+  static void decode(std::byte const* in, T* rows, std::int64_t row_stride) noexcept {
+    alignas(64) std::byte raw[raw_form<tile>::bytes];
+    expand_tile<tile>(in, raw);
+    if constexpr (!std::is_same_v<T, bf16>)
+      decode_kernel<raw_form<tile>>::run(raw, rows, row_stride);
+    else  // bit for bit: NaNs that signal do so still
+      copy_rows(raw, rows, row_stride);
+  }
+
+ private:
+  static void copy_rows(std::byte const* raw, bf16* rows, std::int64_t row_stride) noexcept {
+    if constexpr (Use == use::dot && std::endian::native == std::endian::little)
+      simd::transpose<Channels / 2, 32>(raw, 128, reinterpret_cast<std::byte*>(rows), 2 * row_stride);
+    else
+      for (int t = 0; t < 32; ++t)
+        for (int c = 0; c < Channels; ++c)
+          rows[t * row_stride + c] = bf16{static_cast<std::uint16_t>(raw_form<tile>::layout::get(raw, t, c))};
   }
 };
 

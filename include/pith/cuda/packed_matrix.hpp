@@ -67,7 +67,7 @@ class packed_matrix<Codec, Use, Panel, cuda> {
   static result<packed_matrix> pack_into(Environment const& env, std::span<std::byte> memory, matrix_view<T, space::device> w) noexcept {
     std::int64_t const rows = w.extent[0], columns = w.extent[1];
     if (rows <= 0 || columns <= 0) return status{errc::shape_mismatch, rows <= 0 ? rows : columns};
-    if (status const ok = tiles::check_memory(memory, rows, columns, errc::capacity_exceeded); !ok) return ok;
+    if (status const ok = tiles::check_memory(memory, bound_bytes(rows, columns), errc::capacity_exceeded); !ok) return ok;
     packed_matrix const made(memory.data(), rows, columns);
     device::weight_tiles<tile, std::remove_const_t<T>> const jobs{w, memory.data(), made.tiles_.panels()};
     if (status const ok = encode_tiles<tile>(env, jobs, made.tiles_.row_blocks() * jobs.panels); !ok) return ok;
@@ -81,7 +81,7 @@ class packed_matrix<Codec, Use, Panel, cuda> {
   //         truncated       `at` is the bytes wanted, bound_bytes(rows, columns)
   static result<packed_matrix> open(std::span<std::byte const> memory, std::int64_t rows, std::int64_t columns) noexcept {
     if (rows <= 0 || columns <= 0) return status{errc::shape_mismatch, rows <= 0 ? rows : columns};
-    if (status const ok = tiles::check_memory(memory, rows, columns, errc::truncated); !ok) return ok;
+    if (status const ok = tiles::check_memory(memory, bound_bytes(rows, columns), errc::truncated); !ok) return ok;
     return packed_matrix(memory.data(), rows, columns);
   }
 

@@ -16,8 +16,7 @@
 #include <limits>
 #include <span>
 
-#include "pith/codec/concept.hpp"
-#include "pith/core/bits.hpp"
+#include "pith/codec/variable_rate.hpp"
 #include "pith/core/status.hpp"
 #include "pith/page/attention_engine.hpp"
 
@@ -71,9 +70,22 @@ struct weights_binding<true, Codec, Panel, Use> {
   using type = typename Codec::template bind<Panel, 256, Use>;
 };
 
-// The tiles of one matrix: rows are output features, columns input features.
-template <tile Tile>
+template <class T>
+concept weight_tile = tile<T> || variable_tile<T>;
+
+// The tiles of one matrix: rows are output features, columns input features. Of a variable rate these are the fixed parts; tails follow.
+template <weight_tile Tile>
 struct packed_tiles {
+  static constexpr bool has_tails = variable_tile<Tile>;
+  static constexpr std::int64_t most_bytes = [] {  // of a tile
+    if constexpr (has_tails)
+      return Tile::bytes + Tile::tail_bound;
+    else
+      return std::int64_t{Tile::bytes};
+  }();
+  static constexpr std::int64_t padding = has_tails ? tail_padding : 0;
+
+
   std::byte const* data = nullptr;
   std::int64_t rows = 0, columns = 0;
 
@@ -83,22 +95,23 @@ struct packed_tiles {
 
   static constexpr std::int64_t alignment = 64;
 
-  // Bytes of a packed matrix, everything included; the largest int64 if that does not fit, 0 for an extent that is not positive.
+  std::int64_t fixed_bytes() const { return row_blocks() * panels() * Tile::bytes; }
+
+  // Bytes of a packed matrix at most, everything included; the largest int64 if that does not fit, 0 for an extent that is not positive.
   static constexpr std::int64_t bound_bytes(std::int64_t rows, std::int64_t columns) noexcept {
     if (rows <= 0 || columns <= 0) return 0;
     std::int64_t const row_blocks = (rows - 1) / Tile::tokens + 1, panels = (columns - 1) / Tile::channels + 1;
     std::int64_t count = 0, bytes = 0;
-    bool const over =
-        __builtin_mul_overflow(row_blocks, panels, &count) || __builtin_mul_overflow(count, std::int64_t{Tile::bytes}, &bytes);
+    bool const over = __builtin_mul_overflow(row_blocks, panels, &count) || __builtin_mul_overflow(count, most_bytes, &bytes) ||
+                      __builtin_add_overflow(bytes, padding, &bytes);
     return over ? std::numeric_limits<std::int64_t>::max() : bytes;
   }
 
   // errors  misaligned  `at` is what the address exceeds a multiple of 64 by
   //         too_small   `at` is the bytes wanted
-  static status check_memory(std::span<std::byte const> memory, std::int64_t rows, std::int64_t columns, errc too_small) noexcept {
+  static status check_memory(std::span<std::byte const> memory, std::int64_t wanted, errc too_small) noexcept {
     auto const past = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(memory.data()) % alignment);
     if (past != 0) return {errc::misaligned, past};
-    std::int64_t const wanted = bound_bytes(rows, columns);
     if (static_cast<std::int64_t>(memory.size()) < wanted) return {too_small, wanted};
     return {};
   }

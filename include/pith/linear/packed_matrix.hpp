@@ -10,7 +10,7 @@
 //
 // layout   tiles of Tile::tokens rows (32; G for per_channel<G> with G > 32, 256 for per_channel<>) by Panel columns (256, or 128 for
 //          8-bit integers), row block by row block, panels inside it, no gaps. The last panel and row block are filled up with zeros, which
-//          count in their groups.
+//          count in their groups. Codecs of variable rate: the tiles' fixed parts, then their tails in the same order, then 64 zeros.
 // use      use::dot suits multiply, use::mix suits multiply_transposed; the other product is right too, but decodes every tile first
 // error    pack: the codec's error_bound.  exact accuracy: f32 sums, (columns + panels + 16) 2^-24 sum |W x|.  integer accuracy: in
 // addition
@@ -25,15 +25,15 @@
 #include <iterator>
 #include <span>
 
-#include "pith/core/executor.hpp"
-#include "pith/core/view.hpp"
-#include "pith/linear/linear_engine.hpp"
+#include "pith/linear/pack_tails.hpp"
 #include "pith/page/arena.hpp"
 
 namespace pith {
 
 template <class T>
 concept weight_scalar = storage_scalar<std::remove_const_t<T>>;
+template <class T>
+concept source_scalar = dynamic_scalar<std::remove_const_t<T>>;
 
 template <class Codec, use Use = use::dot, int Panel = default_panel<Codec, Use>(), class Backend = void>
 class packed_matrix {
@@ -43,7 +43,27 @@ class packed_matrix {
   using tile = typename weights_binding<right, Codec, Panel, Use>::type;
   using tiles = packed_tiles<tile>;
 
-  // Bytes of a packed matrix, everything included; the largest int64 if that does not fit, 0 for an extent that is not positive.
+ private:
+  // The backend's encoder where a backend is included, of a codec of variable rate; the same bytes as the codec's own. A default argument of
+  // the caller's, so that two sources that differ in it do not share a function.
+  template <class T>
+  struct packing {
+    using unnamed = default_backend<std::conditional_t<std::is_void_v<T>, T, void>>;
+    static auto engine() {
+      if constexpr (!std::is_void_v<Backend>)
+        return tile_engine<Backend, tile>{};
+      else if constexpr (requires { sizeof(unnamed); })
+        return tile_engine<typename unnamed::type, tile>{};
+      else
+        return scalar_tile_engine<tile>{};
+    }
+  };
+  template <class T>
+  using packing_engine = decltype(packing<T>::engine());
+
+ public:
+  // Bytes of a packed matrix, everything included, at most if its rate is variable; the largest int64 if that does not fit, 0 for an extent
+  // that is not positive.
   static constexpr std::int64_t bound_bytes(std::int64_t rows, std::int64_t columns) noexcept { return tiles::bound_bytes(rows, columns); }
 
   // Encodes w into memory of its own, on huge pages where the system has them. nan_policy::reject refuses NaN and infinity; any other
@@ -52,65 +72,99 @@ class packed_matrix {
   // errors  shape_mismatch  an extent that is not positive; `at` is the extent
   //         not_finite      `at` is row * columns + column of the first such number
   //         out_of_memory   `at` is the bytes wanted
-  template <weight_scalar T, executor Executor = serial>
+  template <source_scalar T, executor Executor = serial, class Engine = packing_engine<T>>
   static result<packed_matrix> pack(matrix_view<T> w, nan_policy nan = nan_policy::saturate, Executor&& run = {}) noexcept {
     if (status const ok = admit(w, nan); !ok) return ok;
-    auto memory = heap_arena::make(bound_bytes(w.extent[0], w.extent[1]));
-    if (!memory) return memory.error();
-    std::byte* const data = memory.value().data();
-    encode(w, data, run);
-    return packed_matrix(std::move(memory).value(), data, w.extent[0], w.extent[1]);
+    if constexpr (tiles::has_tails) {
+      tail_packing<tile, Engine, T> packing(w);
+      auto const bytes = packing.measure(run);
+      if (!bytes) return bytes.error();
+      auto memory = heap_arena::make(bytes.value());
+      if (!memory) return memory.error();
+      std::byte* const data = memory.value().data();
+      packing.write(data, bytes.value(), run);
+      return packed_matrix(std::move(memory).value(), data, w.extent[0], w.extent[1], bytes.value());
+    } else {
+      auto memory = heap_arena::make(bound_bytes(w.extent[0], w.extent[1]));
+      if (!memory) return memory.error();
+      std::byte* const data = memory.value().data();
+      encode(w, data, run);
+      return packed_matrix(std::move(memory).value(), data, w.extent[0], w.extent[1], bound_bytes(w.extent[0], w.extent[1]));
+    }
   }
 
   // The same into the caller's memory, which must outlive the matrix.
   //
   // errors  also misaligned         `at` is what the address exceeds a multiple of 64 by
   //         and capacity_exceeded   `at` is the bytes wanted, bound_bytes(rows, columns)
-  template <weight_scalar T, executor Executor = serial>
+  template <source_scalar T, executor Executor = serial, class Engine = packing_engine<T>>
   static result<packed_matrix> pack_into(std::span<std::byte> memory, matrix_view<T> w, nan_policy nan = nan_policy::saturate,
                                          Executor&& run = {}) noexcept {
     if (status const ok = admit(w, nan); !ok) return ok;
-    if (status const ok = tiles::check_memory(memory, w.extent[0], w.extent[1], errc::capacity_exceeded); !ok) return ok;
-    encode(w, memory.data(), run);
-    return open(memory, w.extent[0], w.extent[1]);
+    std::int64_t bytes = bound_bytes(w.extent[0], w.extent[1]);
+    if constexpr (tiles::has_tails) {
+      if (status const ok = tiles::check_memory(memory, 0, errc::capacity_exceeded); !ok) return ok;
+      tail_packing<tile, Engine, T> packing(w);
+      auto const measured = packing.measure(run);
+      if (!measured) return measured.error();
+      bytes = measured.value();
+      if (status const ok = tiles::check_memory(memory, bytes, errc::capacity_exceeded); !ok) return ok;
+      packing.write(memory.data(), bytes, run);
+    } else {
+      if (status const ok = tiles::check_memory(memory, bytes, errc::capacity_exceeded); !ok) return ok;
+      encode(w, memory.data(), run);
+    }
+    return packed_matrix(heap_arena::make(0).value(), memory.data(), w.extent[0], w.extent[1], bytes);
   }
 
   // A matrix over bytes that were packed before, in this process or another. They are not copied and must outlive it; any bytes are safe.
   //
-  // errors  shape_mismatch, misaligned; truncated, with the bytes wanted
+  // errors  shape_mismatch, misaligned; truncated, with the bytes wanted; bad_format: a tile of variable rate at byte `at` cannot be read
+  // cost    none; one pass over the codes of a variable rate
   static result<packed_matrix> open(std::span<std::byte const> memory, std::int64_t rows, std::int64_t columns) noexcept {
     if (rows <= 0 || columns <= 0) return status{errc::shape_mismatch, rows <= 0 ? rows : columns};
-    if (status const ok = tiles::check_memory(memory, rows, columns, errc::truncated); !ok) return ok;
-    return packed_matrix(heap_arena::make(0).value(), memory.data(), rows, columns);
+    std::int64_t bytes = bound_bytes(rows, columns);
+    if constexpr (tiles::has_tails) {
+      if (bytes == std::numeric_limits<std::int64_t>::max()) return status{errc::truncated, bytes};
+      tiles const parts{memory.data(), rows, columns};
+      if (status const ok = tiles::check_memory(memory, parts.fixed_bytes() + tail_padding, errc::truncated); !ok) return ok;
+      auto const checked = check_tails<tile>(memory, parts);
+      if (!checked) return checked.error();
+      bytes = checked.value();
+    } else {
+      if (status const ok = tiles::check_memory(memory, bytes, errc::truncated); !ok) return ok;
+    }
+    return packed_matrix(heap_arena::make(0).value(), memory.data(), rows, columns, bytes);
   }
 
   // Written out, which makes them host functions to nvcc.
-  packed_matrix(packed_matrix&& other) noexcept : owned_(std::move(other.owned_)), tiles_(other.tiles_) {}
+  packed_matrix(packed_matrix&& other) noexcept
+      : owned_(std::move(other.owned_)), tiles_(other.tiles_), bytes_(other.bytes_) {}
   packed_matrix& operator=(packed_matrix&& other) noexcept {
     owned_ = std::move(other.owned_);
     tiles_ = other.tiles_;
+    bytes_ = other.bytes_;
     return *this;
   }
 
   std::int64_t rows() const noexcept { return tiles_.rows; }
   std::int64_t columns() const noexcept { return tiles_.columns; }
-  std::span<std::byte const> bytes() const noexcept {
-    return {tiles_.data, static_cast<std::size_t>(bound_bytes(tiles_.rows, tiles_.columns))};
-  }
+  std::span<std::byte const> bytes() const noexcept { return {tiles_.data, static_cast<std::size_t>(bytes_)}; }
 
   // Decodes the whole matrix into w [row][column].
   //
   // errors  shape_mismatch; `at` is the extent that does not fit
-  template <executor Executor = serial>
-  status unpack(matrix_view<float> w, Executor&& run = {}) const noexcept {
+  template <source_scalar T, executor Executor = serial>
+  status unpack(matrix_view<T> w, Executor&& run = {}) const noexcept {
     if (w.extent[0] != rows() || w.extent[1] != columns()) return {errc::shape_mismatch, w.extent[0] != rows() ? w.extent[0] : w.extent[1]};
+    using number = std::conditional_t<tiles::has_tails, T, float>;  // lossless codecs give a T's bits back
     run.for_each(tiles_.row_blocks(), [&](std::int64_t block) {
-      float buffer[tile::tokens * Panel];
+      number buffer[tile::tokens * Panel];
       for (std::int64_t panel = 0; panel < tiles_.panels(); ++panel) {
         tile::decode(tiles_.at(block, panel), buffer);
         for (std::int64_t r = block * tile::tokens; r < rows() && r < (block + 1) * tile::tokens; ++r)
           for (std::int64_t c = panel * Panel; c < columns() && c < (panel + 1) * Panel; ++c)
-            w(r, c) = buffer[(r - block * tile::tokens) * Panel + (c - panel * Panel)];
+            w(r, c) = as_scalar<T>(buffer[(r - block * tile::tokens) * Panel + (c - panel * Panel)]);
       }
     });
     return {};
@@ -166,8 +220,8 @@ class packed_matrix {
   template <class Accuracy>
   using engine = typename checked<Accuracy>::engine;
 
-  packed_matrix(heap_arena owned, std::byte const* data, std::int64_t rows, std::int64_t columns) noexcept
-      : owned_(std::move(owned)), tiles_{data, rows, columns} {}
+  packed_matrix(heap_arena owned, std::byte const* data, std::int64_t rows, std::int64_t columns, std::int64_t bytes) noexcept
+      : owned_(std::move(owned)), tiles_{data, rows, columns}, bytes_(bytes) {}
 
   static std::byte* aligned(std::span<std::byte> scratch) noexcept {
     auto const past = reinterpret_cast<std::uintptr_t>(scratch.data()) % arena_alignment;
@@ -202,6 +256,7 @@ class packed_matrix {
 
   heap_arena owned_;
   tiles tiles_;
+  std::int64_t bytes_ = 0;
 };
 
 }  // namespace pith

@@ -10,7 +10,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "pith/core/scalar.hpp"
+#include "pith/codec/float_fields.hpp"
+#include "pith/codec/variable_rate.hpp"
 
 namespace pith {
 
@@ -31,6 +32,25 @@ struct scalar_tile_engine {
     Tile::decode(in, buffer, state...);
     for (int t = 0; t < Tile::tokens; ++t)
       for (int c = 0; c < Tile::channels; ++c) rows[t * row_stride + c] = from_float<T>(buffer[t * Tile::channels + c]);
+  }
+};
+
+// A tile of variable rate also takes the place of its tail, and gives the tail's bytes back.
+template <variable_tile Tile>
+struct scalar_tile_engine<Tile> {
+  template <dynamic_scalar T>
+  static std::int64_t encode(T const* rows, std::int64_t row_stride, std::byte* out, std::byte* tail) noexcept {
+    T buffer[Tile::tokens * Tile::channels];
+    for (int t = 0; t < Tile::tokens; ++t)
+      for (int c = 0; c < Tile::channels; ++c) buffer[t * Tile::channels + c] = rows[t * row_stride + c];
+    return Tile::encode(buffer, out, tail);
+  }
+  template <dynamic_scalar T>
+  static void decode(std::byte const* in, T* rows, std::int64_t row_stride) noexcept {
+    T buffer[Tile::tokens * Tile::channels];
+    Tile::decode(in, buffer);
+    for (int t = 0; t < Tile::tokens; ++t)
+      for (int c = 0; c < Tile::channels; ++c) rows[t * row_stride + c] = buffer[t * Tile::channels + c];
   }
 };
 

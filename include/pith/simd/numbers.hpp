@@ -163,8 +163,13 @@ PITH_INLINE void store_scalars(std::byte* to, f32v x) {
     for (int i = 0; i < width; ++i) store_scalar<T>(to + i * static_cast<int>(sizeof(T)), values[i]);
 }
 
-// Little-endian words.
+// Little-endian words; stored as load_words loads them.
 PITH_INLINE void store_words(std::byte* to, u32v x) {
+#if defined(__AVX512F__) && !defined(PITH_NO_SIMD)
+  return _mm512_storeu_si512(to, x);
+#elif defined(__AVX__) && !defined(PITH_NO_SIMD)
+  return _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), x);
+#endif
   std::uint32_t words[width];
   x.store_unaligned(words);
   if constexpr (std::endian::native == std::endian::little)

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+// The default coder of exponents: two bits and the sign for what lies in the six exponents from its row's start on; escapes for the rest.
+//
+//   symbol = sign << 7 | h, h = (e - start) / 2:   h = 0, 1, 2 -> code h;   any other h -> code 3, and an escape
+//   escape    1 bit: h is common[0], or not; then 2 bits: common[1..3], or none of them; then a byte: h
+//   raw       where escapes would take a byte a number or more: all symbols as they are, and planes of zeros
+//
+// The exponent's lowest bit stands with the mantissa and is not coded: six neighbours of uneven frequency in three pairs.
+// Numbers come in groups of 64. A group is three 64-bit planes: the signs, and the codes' low and high bits; bit j is number j's. So a vector
+// processor turns planes into bytes by one transposition of bits, and where both planes of the code have a bit the next escape goes.
+//
+// bytes   24 a group beside its rests. tail: | common, 4 | escapes, u16 | 1 bit for every escape | 2 bits for every further one | bytes h, the last one
+//         first |, bits from a byte's lowest on, filled up with zeros. Sign and exponent take 4 + (1 - p6) + 2 u + 8 v bits a number (p6: share
+//         of the six, u: of escapes that are not common[0], v: of those that are none of the four), at most 12. A tail of as many bytes as
+//         numbers is a raw one
+// cost    one count of bits a group gives the place of the next group's escapes
+// from    ZipServ (three bit planes, neighbouring exponents), 2025. differs: a start for each row, a pair of exponents a code, dense mantissas,
+//         escapes of two stages
+#pragma once
+
+#include <bit>
+#include <cstring>
+
+#include "pith/core/bits.hpp"
+
+namespace pith {
+
+struct exponent_window {
+  static constexpr int span = 6;               // exponents that the codes cover, from a row's start on
+  static constexpr bool takes_pairs = true;    // symbols are sign << 7 | exponent / 2
+
+  template <int Count>
+  struct bind {
+    static_assert(Count % 64 == 0 && Count <= 32768);
+    static constexpr int groups = Count / 64;
+    static constexpr std::int64_t section_bytes = 8 * 24;  // of 512 numbers
+    static constexpr std::int64_t tail_bound = Count;
+    static constexpr std::int64_t escapes_at = 6;  // of the tail: their first bits
+
+    // Plane k of a group; sections lie `stride` apart.
+    static constexpr std::int64_t plane_at(int group, int k, std::int64_t stride) noexcept {
+      return group / 8 * stride + 24 * (group % 8) + 8 * k;
+    }
+
+    // The parts of a tail that is not raw.
+    struct parts {
+      int escapes;
+      std::byte const *first, *second;  // bits of the two stages
+
+      static parts of(std::byte const* tail) noexcept {
+        int const escapes = load_le<std::uint16_t>(tail + 4);
+        return {escapes, tail + escapes_at, tail + escapes_at + divide_up(escapes, 8)};
+      }
+    };
+
+    static std::int64_t encode(std::uint8_t const* symbols, std::byte* planes, std::int64_t stride, std::byte* tail) noexcept {
+      std::uint8_t escape[Count + 64];
+      int escapes = 0;
+      for (int g = 0; g < groups; ++g) {
+        std::uint64_t plane[3]{};
+        for (int j = 0; j < 64; ++j) {
+          unsigned const symbol = symbols[64 * g + j], h = symbol & 127u, code = h < 3 ? h : 3u;
+          plane[0] |= static_cast<std::uint64_t>(symbol >> 7) << j;
+          plane[1] |= static_cast<std::uint64_t>(code & 1u) << j;
+          plane[2] |= static_cast<std::uint64_t>(code >> 1) << j;
+          escape[escapes] = static_cast<std::uint8_t>(h);
+          escapes += code == 3;
+        }
+        for (int k = 0; k < 3; ++k) store_le(planes + plane_at(g, k, stride), plane[k]);
+      }
+      std::int64_t const bytes = encode_escapes(escape, escapes, tail);
+      return bytes < 0 ? store_raw(symbols, planes, stride, tail) : bytes;
+    }
+
+    static void decode(std::byte const* planes, std::int64_t stride, std::byte const* tail, std::int64_t tail_bytes,
+                       std::uint8_t* symbols) noexcept {
+      if (tail_bytes == tail_bound) return void(std::memcpy(symbols, tail, Count));
+      parts const from = parts::of(tail);
+      int escape = 0, further = 0;
+      std::int64_t raw = tail_bytes;
+      for (int g = 0; g < groups; ++g) {
+        std::byte const* const plane = planes + plane_at(g, 0, stride);
+        auto const sign = load_le<std::uint64_t>(plane), low = load_le<std::uint64_t>(plane + 8), high = load_le<std::uint64_t>(plane + 16);
+        for (int j = 0; j < 64; ++j) {
+          std::uint64_t h = (high >> j & 1) << 1 | (low >> j & 1);
+          if (h == 3) {
+            unsigned which = bits<1>(from.first, escape++);
+            if (which == 1) which += bits<2>(from.second, further++);
+            h = static_cast<unsigned>(which < 4 ? tail[which] : tail[--raw]);
+          }
+          symbols[64 * g + j] = static_cast<std::uint8_t>((sign >> j & 1) << 7 | (h & 127u));
+        }
+      }
+    }
+
+    static bool check(std::byte const* planes, std::int64_t stride, std::byte const* tail, std::int64_t tail_bytes) noexcept {
+      if (tail_bytes == tail_bound) return true;
+      if (tail_bytes < escapes_at || tail_bytes > tail_bound) return false;
+      int escapes = 0, further = 0;
+      for (int g = 0; g < groups; ++g)
+        escapes += std::popcount(load_le<std::uint64_t>(planes + plane_at(g, 1, stride)) &
+                                 load_le<std::uint64_t>(planes + plane_at(g, 2, stride)));
+      parts const from = parts::of(tail);
+      std::int64_t bytes = escapes_at + divide_up(escapes, 8);
+      if (from.escapes != escapes || bytes > tail_bytes) return false;
+      for (int i = 0; i < escapes; ++i) further += static_cast<int>(bits<1>(from.first, i));
+      bytes += divide_up(further, 4);
+      if (bytes > tail_bytes) return false;
+      for (int i = 0; i < further; ++i) bytes += bits<2>(from.second, i) == 3;
+      return bytes == tail_bytes;
+    }
+
+    // -1: they take no less than raw symbols.
+    static std::int64_t encode_escapes(std::uint8_t const* h, int escapes, std::byte* tail) noexcept {
+      std::uint16_t counts[128]{};
+      for (int i = 0; i < escapes; ++i) ++counts[h[i]];
+      std::uint8_t which[128];  // 4: none of the common ones
+      std::memset(which, 4, sizeof which);
+      int further = escapes, raws = escapes;
+      for (int k = 0; k < 4; ++k) {  // the most frequent, the first among equals
+        int most = 3;
+        for (int i = 4; i < 128; ++i)
+          if (counts[i] > counts[most]) most = i;
+        tail[k] = static_cast<std::byte>(most);
+        if (counts[most] > 0) which[most] = static_cast<std::uint8_t>(k);
+        raws -= counts[most];
+        if (k == 0) further = raws;
+        counts[most] = 0;
+      }
+      std::int64_t const second_at = escapes_at + divide_up(escapes, 8), bytes = second_at + divide_up(further, 4) + raws;
+      if (bytes >= tail_bound) return -1;
+      store_le(tail + 4, static_cast<std::uint16_t>(escapes));
+      std::memset(tail + escapes_at, 0, static_cast<std::size_t>(bytes - escapes_at));
+      int second = 0;
+      std::int64_t raw = bytes;
+      for (int i = 0; i < escapes; ++i) {
+        int const k = which[h[i]];
+        if (k == 0) continue;
+        tail[escapes_at + i / 8] |= static_cast<std::byte>(1u << i % 8);
+        tail[second_at + second / 4] |= static_cast<std::byte>(static_cast<unsigned>(k - 1) << second % 4 * 2);
+        ++second;
+        if (k == 4) tail[--raw] = static_cast<std::byte>(h[i]);
+      }
+      return bytes;
+    }
+
+    static std::int64_t store_raw(std::uint8_t const* symbols, std::byte* planes, std::int64_t stride, std::byte* tail) noexcept {
+      for (int g = 0; g < groups; ++g) std::memset(planes + plane_at(g, 0, stride), 0, 24);
+      std::memcpy(tail, symbols, Count);
+      return Count;
+    }
+
+   private:
+    template <int Bits>
+    static unsigned bits(std::byte const* from, int i) noexcept {
+      return static_cast<unsigned>(from[i * Bits / 8] >> i * Bits % 8) & ((1u << Bits) - 1u);
+    }
+  };
+};
+
+}  // namespace pith

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+// dot, mix and decode of lossless bf16 tiles. Numbers come back a group of 64 at a time, as the words of a raw tile.
+//
+//   dot     where bytes expand (AVX-512 VBMI2), windows go from packed bytes to the products in registers: no decoded copy exists.
+//           Else, and for other coders, a tile is expanded into a raw one in the first-level cache first
+//   mix     expands a tile into a raw one, too
+//
+// error   that of the raw kernels: the numbers are the same, and so are the sums
+// cost    64 numbers of a window on AVX-512: a permutation, a transposition of bits, an expansion, two interleavings, three additions; and 12
+//         instructions for every 64 escapes
+#pragma once
+
+#include <bit>
+
+#include "pith/codec/dynamic_float.hpp"
+#include "pith/cpu/raw_pairs.hpp"
+#include "pith/simd/float_parts.hpp"
+
+namespace pith {
+inline namespace PITH_ISA {
+
+// A whole bf16 tile, nothing dropped.
+template <class Coder, int Channels, use Use>
+using bf16_tile = dynamic_float_tile<bf16, Coder, 7, Channels, Use>;
+
+template <class Tile>
+inline constexpr bool has_windows = false;
+template <int Channels, use Use>
+inline constexpr bool has_windows<bf16_tile<exponent_window, Channels, Use>> = true;
+
+// The escapes of a tile's windows in their order, less the code's 3; `to` has room for 64 more.
+template <class Tile>
+  requires(simd::expands_bytes)
+PITH_INLINE void expand_escapes(std::byte const* tail, std::int64_t tail_bytes, std::uint8_t* to) {
+  auto const from = Tile::coder::parts::of(tail);
+  std::uint8_t common[4];
+  for (int k = 0; k < 4; ++k) common[k] = static_cast<std::uint8_t>(static_cast<std::uint8_t>(tail[k]) - 3u);
+  std::uint8_t further[Tile::count + 64];
+  std::int64_t raw = tail_bytes;
+  int const ones = static_cast<int>(std::min<std::int64_t>(4 * (tail + tail_bytes - from.second), Tile::count));  // or fewer: raw bytes follow
+  for (int i = 0; i < ones; i += 64)
+    for (std::uint64_t last = simd::look_up_codes(from.second + i / 4, common, further + i); last != 0 && raw > 0; last &= last - 1)
+      further[i + std::countr_zero(last)] = static_cast<std::uint8_t>(static_cast<std::uint8_t>(tail[--raw]) - 3u);
+  std::uint8_t const* next = further;
+  for (int i = 0; i < from.escapes; i += 64) {
+    auto bits = load_le<std::uint64_t>(from.first + i / 8);
+    if (from.escapes - i < 64) bits &= (std::uint64_t{1} << (from.escapes - i)) - 1;
+    simd::spread_bytes(bits, next, common[0], to + i);
+    next += std::popcount(bits);
+  }
+}
+
+// The symbols of a tile's windows: planes first, then escapes into their places. Four a group are put without a branch; where there are
+// fewer, the next group's symbols, or what lies behind the last one, take the rest. `symbols` has room for 64 more.
+template <class Tile>
+PITH_INLINE void put_escapes(std::byte const* tile, std::uint8_t* symbols) {
+  tail_place const place = tail_place::of(tile);
+  std::byte const* const tail = tile + place.distance;
+  auto const from = Tile::coder::parts::of(tail);
+  std::uint8_t escapes[Tile::count + 64];
+  std::int64_t raw = place.bytes;
+  for (int i = 0, further = 0; i < from.escapes; i += 8) {
+    auto bits = static_cast<unsigned>(from.first[i / 8]);
+    std::memset(escapes + i, static_cast<int>(tail[0]), 8);
+    for (; bits != 0; bits &= bits - 1, ++further) {
+      unsigned const which = 1 + (static_cast<unsigned>(from.second[further / 4] >> further % 4 * 2) & 3u);
+      escapes[i + std::countr_zero(bits)] = static_cast<std::uint8_t>(tail[which == 4 && raw > 0 ? --raw : static_cast<std::int64_t>(which)]);
+    }
+  }
+  std::uint8_t const* next = escapes;
+  for (int group = 0; group < Tile::groups; ++group) {
+    std::byte const* const planes = tile + group / 8 * Tile::section_bytes + Tile::planes_at + 24 * (group % 8);
+    std::uint64_t const plane[3]{load_le<std::uint64_t>(planes), load_le<std::uint64_t>(planes + 8), load_le<std::uint64_t>(planes + 16)};
+    std::uint8_t* const to = symbols + 64ll * group;
+    simd::store_bytes64(to, simd::plane_bytes(plane));
+    std::uint64_t left = plane[1] & plane[2];
+    std::uint8_t const* at = next;
+    next += std::popcount(left);
+    auto const put = [&] {
+      std::uint8_t& symbol = to[std::countr_zero(left)];
+      symbol = static_cast<std::uint8_t>((symbol & 0x80u) | *at++);
+      left &= left - 1;
+    };
+    PITH_UNROLL for (int i = 0; i < 4; ++i) put();
+    while (left != 0) put();
+  }
+}
+
+// Gives the words of a tile's groups, one after the other: from its windows and their escapes, or from symbols that stand somewhere. Kernels
+// copy it, so that its cursor stays in a register.
+template <class Tile, bool Windows, class Ask>
+struct group_source {
+  std::uint32_t const* start;  // of every row, in both halves of a word
+  std::uint8_t const* next;    // escape, or symbol
+  std::byte const *rests, *planes;
+
+  [[no_unique_address]] Ask ask;
+
+  PITH_INLINE group_source(std::byte const* tile, std::uint32_t const* starts, std::uint8_t const* escapes_or_symbols, Ask for_more)
+      : start(starts), next(escapes_or_symbols), rests(tile + Tile::rest_at), planes(tile + Tile::planes_at), ask(for_more) {}
+
+  PITH_INLINE void operator()(int group, simd::u32v (&words)[simd::group_words]) {
+    simd::bytes64 const rest = simd::load_bytes64(rests);
+    simd::bytes64 symbols;
+    if constexpr (Windows) {
+      std::uint64_t const escaped = load_le<std::uint64_t>(planes + 8) & load_le<std::uint64_t>(planes + 16);
+      symbols = simd::window_symbols(planes, escaped, next);
+      next += std::popcount(escaped);
+    } else {
+      symbols = simd::load_bytes64(next);
+      next += 64;
+    }
+    rests += 64;
+    planes += 24;
+    if (Tile::section_bytes != Tile::rest::bytes && group % 8 == 7) {
+      rests += Tile::section_bytes - 8 * 64;
+      planes += Tile::section_bytes - 8 * 24;
+      PITH_UNROLL for (int i = 0; i < Tile::section_bytes; i += 64) ask(rests + i);
+    }
+    if constexpr (Tile::pairs)
+      simd::join_bytes(rest, symbols, words);
+    else
+      simd::join_exponents(rest, symbols, words);
+    PITH_UNROLL for (int v = 0; v < simd::group_words; ++v)
+      words[v] = simd::add16(words[v], Tile::used_for == use::dot ? simd::u32v::load_unaligned(start + v * simd::width)
+                                                                  : simd::u32v(start[Tile::blocks == 1 ? 0 : group % Tile::blocks]));
+  }
+};
+
+// use_source(source) with the source of a tile's groups.
+template <class Tile, class Use, class Ask = ask_nothing>
+PITH_INLINE void with_groups(std::byte const* tile, Use use_source, Ask ask = {}) {
+  alignas(64) std::uint32_t start[32];
+  alignas(64) std::uint8_t symbols[Tile::count + 64];
+  tail_place const place = tail_place::of(tile);
+  std::byte const* const tail = tile + place.distance;
+  for (int row = 0; row < 32; ++row) start[row] = (Tile::start_of(tile, row) << 7) * 0x10001u;
+  if constexpr (has_windows<Tile> && simd::expands_bytes) {
+    if (place.bytes != Tile::tail_bound) {
+      expand_escapes<Tile>(tail, place.bytes, symbols);
+      return use_source(group_source<Tile, true, Ask>(tile, start, symbols, ask));
+    }
+  } else if constexpr (has_windows<Tile>) {
+    if (place.bytes != Tile::tail_bound) {
+      put_escapes<Tile>(tile, symbols);
+      return use_source(group_source<Tile, false, Ask>(tile, start, symbols, ask));
+    }
+  }
+  Tile::decode_symbols(tile, symbols);
+  use_source(group_source<Tile, false, Ask>(tile, start, symbols, ask));
+}
+
+// A tile as the raw tile of the same numbers.
+template <class Tile>
+using raw_form = raw_tile<bf16, Tile::channels, Tile::used_for>;
+
+template <class Tile>
+PITH_INLINE void expand_tile(std::byte const* tile, std::byte* raw) {
+  with_groups<Tile>(tile, [=](auto source) {
+    for (int group = 0; group < Tile::groups; ++group) {
+      simd::u32v words[simd::group_words];
+      source(group, words);
+      PITH_UNROLL for (int v = 0; v < simd::group_words; ++v) simd::store_words(raw + 128ll * group + 4ll * v * simd::width, words[v]);
+    }
+  });
+}
+
+template <class Coder, int Channels, class Accuracy, int M>
+struct dot_kernel<bf16_tile<Coder, Channels, use::dot>, Accuracy, M> {
+  using storage = bf16_tile<Coder, Channels, use::dot>;
+  using plain = dot_kernel<raw_form<storage>, Accuracy, M>;
+  using query = typename plain::query;
+
+  static void prepare(float const* q, query& out) { plain::prepare(q, out); }
+
+  template <class Ask = ask_nothing>
+  static void run(std::byte const* tile, query const& q, float* scores, int stride, [[maybe_unused]] Ask ask = {}) {
+    if constexpr (has_windows<storage> && simd::expands_bytes) {
+      auto const multiply = [&](auto source) {
+        plain::run_words([source](int word, int, simd::u32v(&x)[simd::group_words]) mutable { source(word, x); }, q, scores, stride);
+      };
+      with_groups<storage>(tile, multiply, ask);
+    } else {
+      alignas(64) std::byte raw[raw_form<storage>::bytes];
+      expand_tile<storage>(tile, raw);
+      plain::run(raw, q, scores, stride);
+    }
+  }
+};
+
+template <class Coder, int Channels, class Accuracy, int M>
+struct mix_kernel<bf16_tile<Coder, Channels, use::mix>, Accuracy, M> {
+  using storage = bf16_tile<Coder, Channels, use::mix>;
+  using plain = mix_kernel<raw_form<storage>, Accuracy, M>;
+
+  static void run(std::byte const* tile, float const* weights, int stride, float* sums) {
+    alignas(64) std::byte raw[raw_form<storage>::bytes];
+    expand_tile<storage>(tile, raw);
+    plain::run(raw, weights, stride, sums);
+  }
+};
+
+}  // namespace PITH_ISA
+}  // namespace pith
