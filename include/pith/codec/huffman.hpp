@@ -32,7 +32,7 @@ namespace pith {
 inline constexpr int huffman_longest = 12;  // bits of a code
 inline constexpr int huffman_chunk = 32;    // bytes of the stream
 
-// What 12 bits begin with: the symbol, and the length of its code << 8.
+// What 12 bits begin with: the length of the code, and its symbol << 8.
 struct huffman_table {
   std::uint16_t entry[1 << huffman_longest];
 };
@@ -61,7 +61,7 @@ PITH_HD constexpr void huffman_codes(std::uint8_t const* lengths, int number, Gi
 
 PITH_HD constexpr void fill_huffman_table(std::uint8_t const* symbols, std::uint8_t const* lengths, int number, huffman_table& table) noexcept {
   huffman_codes(lengths, number, [&](int i, int first) {
-    std::uint16_t const entry = static_cast<std::uint16_t>(symbols[i] | lengths[i] << 8);
+    std::uint16_t const entry = static_cast<std::uint16_t>(lengths[i] | symbols[i] << 8);
     for (int k = 0; k < 1 << (huffman_longest - lengths[i]); ++k) table.entry[first + k] = entry;
   });
 }
@@ -82,7 +82,7 @@ PITH_HD constexpr int count_chunk(std::byte const* stream, int chunk, int gap, h
   std::uint32_t const end = static_cast<std::uint32_t>(chunk + 1) * (8 * huffman_chunk);
   int number = 0;
   for (std::uint32_t bit = end - 8 * huffman_chunk + static_cast<std::uint32_t>(gap); bit < end; ++number)
-    bit += table.entry[load_bits(stream, bit) >> (64 - huffman_longest)] >> 8;
+    bit += table.entry[load_bits(stream, bit) >> (64 - huffman_longest)] & 255;
   return number;
 }
 
@@ -92,8 +92,8 @@ PITH_HD constexpr void decode_chunk(std::byte const* stream, int chunk, int gap,
   std::uint32_t const end = static_cast<std::uint32_t>(chunk + 1) * (8 * huffman_chunk);
   for (std::uint32_t bit = end - 8 * huffman_chunk + static_cast<std::uint32_t>(gap); bit < end && place < count; ++place) {
     std::uint16_t const entry = table.entry[load_bits(stream, bit) >> (64 - huffman_longest)];
-    symbols[place] = static_cast<std::uint8_t>(entry);
-    bit += entry >> 8;
+    symbols[place] = static_cast<std::uint8_t>(entry >> 8);
+    bit += entry & 255;
   }
 }
 
@@ -243,13 +243,15 @@ struct huffman_tile {
     // 57 bits hold four codes. The four runs' loads wait for each other's shifts only.
     auto decode_four = [&](std::uint32_t& from, std::uint8_t* out) {
       std::uint64_t word = load_bits(at.stream, from < limit ? from : limit);
+      std::uint32_t sum = 0;
       PITH_UNROLL
       for (int k = 0; k < 4; ++k) {
-        std::uint32_t const entry = table.entry[word >> (64 - huffman_longest)], length = entry >> 8;
-        out[k] = static_cast<std::uint8_t>(entry);
-        word <<= length;
-        from += length;
+        std::uint32_t const entry = table.entry[word >> (64 - huffman_longest)];
+        out[k] = static_cast<std::uint8_t>(entry >> 8);
+        word <<= entry & 63;
+        sum += entry;
       }
+      from += sum & 255;
     };
     for (std::int64_t i = 0; i + 4 <= least; i += 4) {
       PITH_UNROLL
