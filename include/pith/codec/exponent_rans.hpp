@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// rans_exponents: codes the symbol bytes of a tile by range asymmetric numeral systems, 32 states in turn over one stream, as the 32 lanes of
+// rans_exponents: codes the symbol bytes of a tile by range asymmetric numeral systems, 32 states in turn over one stream, as the lanes of
 // a warp read it.
 //
 //   step t, lane i: symbol 32 t + i.   x: the lane's state;   e: the entry of the table whose slots x mod 256 is among
@@ -7,7 +7,8 @@
 //
 // States have 16 bits and stay in [2^8, 2^16); frequencies sum to 2^8. A lane that needs a byte takes the one behind those of the lanes
 // before it: on a device its rank is the popcount of the ballot's bits below the lane, and the stream goes on by the ballot's popcount. In
-// the last `tail steps` steps no lane takes a byte: an encoder that starts from a small state, not from 2^8, saves most of the start's cost.
+// the last `tail steps` steps no lane takes a byte, and an encoder starts from a small state there, not from 2^8: that saves most of its
+// cost.
 //
 // bytes   of the tail; nothing is fixed
 //         0        kind: 0 raw, 1 one symbol, 2 + k coded with k tail steps, 0 to 6
@@ -16,7 +17,7 @@
 //         coded    1: the escape's symbol;   2, 3: escapes, unsigned;   4: the set of symbols that have an entry (codec/symbol_set.hpp);
 //                  then their frequencies - 1, and with escapes that of the escape, whose slots are the last;
 //                  then 32 states of 16 bits, the stream, and the escaped symbols as they are, in order
-//         Symbols that occur in fewer than 1 of 1024 numbers have no entry if there are two or more such; the least of them is the escape's.
+//         Symbols that occur in fewer than 1 of 1024 numbers have no entry if there are two or more such; the least of those is the escape.
 // cost    Count = 8192, 12 entries: head and table 0.02 bit a number, states 0.06 bit, of which 0.04 are the symbols' own information
 // errors  any bytes that check passes decode to some symbols: nothing is read more than 32 bytes behind the tail
 // from    Duda, Asymmetric numeral systems, 2013; Giesen, Interleaved entropy coders, 2014; DietGPU (Johnson et al.), 2022, for one stream
@@ -87,7 +88,8 @@ struct rans_exponents_tile {
       // x / frequency is (x reciprocal) / 2^32: exact, because x frequency < 2^32.
       code const c{((std::uint64_t{1} << 32) + frequencies[e] - 1) / frequencies[e], frequencies[e], first};
       first += frequencies[e];
-      if (e < static_cast<std::size_t>(set.number)) codes[set.symbols[e]] = c;
+      if (e < static_cast<std::size_t>(set.number))
+        codes[set.symbols[e]] = c;
       else
         for (int s = 0; s < 256; ++s)
           if (escaped(s)) codes[s] = c;

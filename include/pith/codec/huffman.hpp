@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // huffman: codes the symbol bytes of a tile by a canonical Huffman code of at most 12 bits, cut into chunks that decode in parallel.
 //
-// The stream is read from the highest bit of its first byte on. It is cut into chunks of 32 bytes; a code belongs to the chunk it begins in, and
-// a chunk's gap is the bit of it at which its first code begins. Two phases, each for all chunks at once: count the symbols of every chunk
-// (count_chunk); their prefix sums say where its symbols go; decode again and write them (decode_chunk). On a host four runs of chunks are
-// decoded in turn, because one code has to be known before the next one can be looked at; where the runs' symbols go is stored.
+// The stream is read from the highest bit of its first byte on. It is cut into chunks of 32 bytes; a code belongs to the chunk it begins
+// in, and a chunk's gap is the bit of it at which its first code begins. Two phases, each for all chunks at once: count the symbols of
+// every chunk (count_chunk); their prefix sums say where its symbols go; decode again and write them (decode_chunk). On a host four runs of
+// chunks are decoded in turn, because one code has to be known before the next one can be looked at; where the runs' symbols go is stored.
 //
 // bytes   of the tail; nothing is fixed
 //         0        kind: 0 raw, 1 one symbol, 2 coded
@@ -24,8 +24,8 @@
 
 #include <cstring>
 
-#include "pith/core/bits.hpp"
 #include "pith/codec/symbol_set.hpp"
+#include "pith/core/bits.hpp"
 
 namespace pith {
 
@@ -59,7 +59,8 @@ PITH_HD constexpr void huffman_codes(std::uint8_t const* lengths, int number, Gi
   }
 }
 
-PITH_HD constexpr void fill_huffman_table(std::uint8_t const* symbols, std::uint8_t const* lengths, int number, huffman_table& table) noexcept {
+PITH_HD constexpr void fill_huffman_table(std::uint8_t const* symbols, std::uint8_t const* lengths, int number,
+                                          huffman_table& table) noexcept {
   huffman_codes(lengths, number, [&](int i, int first) {
     std::uint16_t const entry = static_cast<std::uint16_t>(lengths[i] | symbols[i] << 8);
     for (int k = 0; k < 1 << (huffman_longest - lengths[i]); ++k) table.entry[first + k] = entry;
@@ -97,7 +98,9 @@ PITH_HD constexpr void decode_chunk(std::byte const* stream, int chunk, int gap,
   }
 }
 
-PITH_HD constexpr int chunk_gap(std::byte const* gaps, int chunk) noexcept { return static_cast<int>(gaps[chunk / 2]) >> (chunk % 2 * 4) & 15; }
+PITH_HD constexpr int chunk_gap(std::byte const* gaps, int chunk) noexcept {
+  return static_cast<int>(gaps[chunk / 2]) >> (chunk % 2 * 4) & 15;
+}
 
 // Where a coded tail keeps what. `tail` has passed check, or bytes says how much of it there is; false if it is wrong.
 struct huffman_layout {
@@ -163,7 +166,7 @@ struct huffman_tile {
   static constexpr std::int64_t tail_bound = Count + 1;
 
   static std::int64_t encode(std::uint8_t const* symbols, std::byte*, std::byte* tail) noexcept {
-    std::uint32_t counts[256], entry_counts[256];
+    std::uint32_t counts[256], entry_counts[256]{};
     count_symbols(symbols, Count, counts);
     if (counts[symbols[0]] == Count) return tail[0] = std::byte{1}, tail[1] = std::byte{symbols[0]}, 2;
 
@@ -209,8 +212,7 @@ struct huffman_tile {
       word |= static_cast<std::uint64_t>(c.bits) << (64 - filled - c.length);
       filled += c.length;
       bit += c.length;
-      for (; filled >= 32; filled -= 32, word <<= 32, to += 4)
-        store_le(to, __builtin_bswap32(static_cast<std::uint32_t>(word >> 32)));
+      for (; filled >= 32; filled -= 32, word <<= 32, to += 4) store_le(to, __builtin_bswap32(static_cast<std::uint32_t>(word >> 32)));
     }
     for (std::uint32_t k = 0; k < filled; k += 8, word <<= 8) *to++ = static_cast<std::byte>(word >> 56);
     // A last chunk in which no code begins, and runs of no chunks, are behind all symbols.

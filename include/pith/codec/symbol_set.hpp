@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which symbol bytes a tile has and how often: what a coder chooses its table from, and how the table says which symbols it is of.
 //
-// Symbols are exponents rotated right by one, so that the common ones are neighbours when they are rotated back. A set of symbols is runs of
-// neighbours in that order, in which 255 is followed by 0: symbols 7f ff 00 80 01 are one run of exponents ff 00 01 02 less one.
+// Symbols are exponents rotated right by one, so that the common ones are neighbours when they are rotated back. A set of symbols is runs
+// of neighbours in that order, in which 255 is followed by 0: symbols 7f ff 00 80 01 are the run fe ff 00 01 02.
 //
 // bytes   0: runs, 1 to 128;   then of each run the first, rotated left by one, and its length - 1. Any set of 1 to 256 symbols
 // cost    counting: about half a nanosecond a byte
