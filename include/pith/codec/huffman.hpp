@@ -123,8 +123,10 @@ struct huffman_layout {
   }
 };
 
-// The lengths of a code of at most 12 bits that costs the fewest bits: package-merge. counts: at least 1 each, 2 to 256 of them.
+// The lengths of a code of at most Longest bits that costs the fewest bits: package-merge. counts: at least 1 each, 2 to 256 of them.
+template <int Longest = huffman_longest>
 constexpr void huffman_lengths(std::uint32_t const* counts, int number, std::uint8_t* lengths) noexcept {
+  static_assert(Longest >= 8, "[pith] huffman_lengths<Longest>: 256 symbols need codes of 8 bits. Fix: 8 or more.");
   std::uint16_t order[256]{};  // by count, the rarest first; among equals by place
   for (int i = 0; i < number; ++i) {
     int at = i;
@@ -133,10 +135,10 @@ constexpr void huffman_lengths(std::uint32_t const* counts, int number, std::uin
     lengths[i] = 0;
   }
   // Row by row, from the longest code on: all symbols and the pairs of the row before, by weight; a symbol before a pair of equal weight.
-  bool is_pair[huffman_longest][512]{};
+  bool is_pair[Longest][512]{};
   std::uint64_t row[512]{}, pairs[256]{};
   int many = 0;
-  for (int level = 0; level < huffman_longest; ++level) {
+  for (int level = 0; level < Longest; ++level) {
     int const pair_number = many / 2;
     for (int i = 0; i < pair_number; ++i) pairs[i] = row[2 * i] + row[2 * i + 1];
     int leaf = 0, pair = 0;
@@ -148,7 +150,7 @@ constexpr void huffman_lengths(std::uint32_t const* counts, int number, std::uin
   }
   // The first 2 number - 2 of the last row are bought, with all that they are made of: each time a symbol is, its code grows by a bit.
   int bought = 2 * number - 2;
-  for (int level = huffman_longest - 1; level >= 0; --level) {
+  for (int level = Longest - 1; level >= 0; --level) {
     int leaves = 0;
     for (int i = 0; i < bought; ++i)
       if (!is_pair[level][i]) ++lengths[order[leaves++]];
