@@ -96,17 +96,17 @@ TEST_CASE("huffman: chunks decoded each for itself in two phases give what the h
     huffman_layout at;
     REQUIRE(at.load(tail.data(), bytes));
     huffman_table table;
-    fill_huffman_table(at.set.symbols, at.lengths, at.set.number, table);
+    at.fill(table);
 
     std::vector<int> places(static_cast<std::size_t>(at.chunks) + 1);
     for (int chunk = 0; chunk < at.chunks; ++chunk)
       places[static_cast<std::size_t>(chunk) + 1] =
-          places[static_cast<std::size_t>(chunk)] + count_chunk(at.stream, chunk, chunk_gap(at.gaps, chunk), table);
+          places[static_cast<std::size_t>(chunk)] + count_chunk(at.stream, chunk, at.gaps[chunk], table);
     CHECK(places.back() >= 8192);  // with what the bits behind the last symbol look like
     CHECK(places[places.size() - 2] <= 8192);
     std::vector<std::uint8_t> chunked(8192), host(8192 + 64);
     for (int chunk = at.chunks; chunk-- > 0;)  // in any order
-      decode_chunk(at.stream, chunk, chunk_gap(at.gaps, chunk), table, places[static_cast<std::size_t>(chunk)], 8192, chunked.data());
+      decode_chunk(at.stream, chunk, at.gaps[chunk], table, places[static_cast<std::size_t>(chunk)], 8192, chunked.data());
     CHECK((chunked == symbols));
     tile::decode(nullptr, tail.data(), bytes, host.data());
     host.resize(8192);

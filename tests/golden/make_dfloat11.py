@@ -98,7 +98,7 @@ def main():
         },
         FOLDER / "dfloat11.safetensors",
     )
-    print(f"{len(bits)} numbers, {8 * len(encoded) / len(bits):.3f} bits a code, {len(tables(codes)) - 1} tables, longest {max(map(len, codes.values()))}")
+    print(f"{len(bits)} numbers, {8 * len(encoded) / len(bits):.3f} bits a code, longest {max(map(len, codes.values()))}")
 
 
 if __name__ == "__main__":

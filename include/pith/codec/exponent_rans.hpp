@@ -36,15 +36,16 @@ namespace pith {
 // bytes before the states.
 PITH_HD constexpr std::int64_t load_rans_slots(std::byte const* tail, std::uint32_t* slots) noexcept {
   symbol_set const set = load_symbols(tail + 4, 257);
-  int const entries = set.number + (load_le<std::uint16_t>(tail + 2) > 0);
   std::byte const* const frequencies = tail + 4 + set.bytes;
   int slot = 0;
-  for (int e = 0; e < entries; ++e) {
-    std::uint32_t const frequency = static_cast<std::uint32_t>(frequencies[e]) + 1;
-    std::uint32_t const symbol = e < set.number ? set.symbols[e] : static_cast<std::uint32_t>(tail[1]);
+  auto add = [&](int entry, std::uint32_t symbol) {
+    std::uint32_t const frequency = static_cast<std::uint32_t>(frequencies[entry]) + 1;
     for (std::uint32_t above = 0; above < frequency; ++above) slots[slot++] = symbol | above << 8 | frequency << 16;
-  }
-  return 4 + set.bytes + entries;
+  };
+  each_symbol(tail + 4, add);
+  bool const escapes = load_le<std::uint16_t>(tail + 2) > 0;
+  if (escapes) add(set.number, static_cast<std::uint32_t>(tail[1]));
+  return 4 + set.bytes + set.number + escapes;
 }
 
 // Takes the symbol of slots[x % 256] from a state of 16 bits; true if the stream's next byte has to follow.
@@ -73,7 +74,7 @@ struct rans_exponents_tile {
     auto escaped = [&](int s) { return rare > 1 && counts[s] * 1024 < Count; };
     symbol_set const set = store_symbols([&](int s) { return counts[s] > 0 && !escaped(s); }, tail + 4);
     std::uint32_t entry_counts[257];
-    for (int e = 0; e < set.number; ++e) entry_counts[e] = counts[set.symbols[e]];
+    each_symbol(tail + 4, [&](int e, std::uint8_t s) { entry_counts[e] = counts[s]; });
     for (int s = 0; s < 256; ++s) escapes += escaped(s) ? static_cast<int>(counts[s]) : 0;
     entry_counts[set.number] = static_cast<std::uint32_t>(escapes);
     std::size_t const entries = static_cast<std::size_t>(set.number + (escapes > 0));
@@ -82,19 +83,16 @@ struct rans_exponents_tile {
 
     std::int64_t const table = 4 + set.bytes, head = table + static_cast<std::int64_t>(entries) + 2 * lanes;
     if (head + escapes >= Count) return encode_raw(symbols, tail);
-    code codes[256];
+    code entry[257]{}, codes[256];
     std::uint32_t first = 0;
     for (std::size_t e = 0; e < entries; ++e) {
-      // x / frequency is (x reciprocal) / 2^32: exact, because x frequency < 2^32.
-      code const c{((std::uint64_t{1} << 32) + frequencies[e] - 1) / frequencies[e], frequencies[e], first};
-      first += frequencies[e];
-      if (e < static_cast<std::size_t>(set.number))
-        codes[set.symbols[e]] = c;
-      else
-        for (int s = 0; s < 256; ++s)
-          if (escaped(s)) codes[s] = c;
-      tail[table + static_cast<std::int64_t>(e)] = static_cast<std::byte>(frequencies[e] - 1);
+      std::uint32_t const f = frequencies[e];
+      entry[e] = {((std::uint64_t{1} << 32) + f - 1) / f, f << 8, static_cast<std::uint16_t>(256 - f), static_cast<std::uint16_t>(first)};
+      first += f;
+      tail[table + static_cast<std::int64_t>(e)] = static_cast<std::byte>(f - 1);
     }
+    for (code& c : codes) c = entry[set.number];  // all that have no entry
+    each_symbol(tail + 4, [&](int e, std::uint8_t s) { codes[s] = entry[e]; });
 
     std::uint32_t states[lanes];
     int const tail_steps = start(symbols, codes, states);
@@ -107,7 +105,7 @@ struct rans_exponents_tile {
       for (int lane = lanes; lane-- > 0;) {
         code const& c = codes[symbols[t * lanes + lane]];
         std::uint32_t const x = states[lane];
-        bool const over = x >= c.frequency << 8;
+        bool const over = x >= c.over;
         to[-1] = static_cast<std::byte>(x & 255u);
         to -= over;
         states[lane] = put(x >> (8 * over), c);
@@ -172,13 +170,14 @@ struct rans_exponents_tile {
 
  private:
   struct code {
-    std::uint64_t reciprocal;
-    std::uint32_t frequency, first;
+    std::uint64_t reciprocal;  // x / frequency is x reciprocal / 2^32: exact, because x frequency < 2^32
+    std::uint32_t over;        // states from here on give a byte away first
+    std::uint16_t others, first;
   };
 
+  // (x / frequency) 256 + x mod frequency + first
   static std::uint32_t put(std::uint32_t x, code const& c) noexcept {
-    std::uint32_t const quotient = static_cast<std::uint32_t>(x * c.reciprocal >> 32);
-    return (quotient << 8) + x - quotient * c.frequency + c.first;
+    return static_cast<std::uint32_t>(x * c.reciprocal >> 32) * c.others + x + c.first;
   }
 
   // Codes the tail steps, as many as leave every lane's state in range; each lane from the least power of two with which it gets there.

@@ -37,8 +37,9 @@ struct huffman_table {
   std::uint16_t entry[1 << huffman_longest];
 };
 
-// The codes of `lengths` whose Kraft sum is one; false if it is not, or a length is not 1 to 12. One thread; a device's others wait for it.
-PITH_HD constexpr bool huffman_complete(std::uint8_t const* lengths, int number) noexcept {
+// Whether the Kraft sum of the lengths is one, and each of them 1 to 12: then every 12 bits begin with one code.
+template <class Lengths>
+PITH_HD constexpr bool huffman_complete(Lengths const& lengths, int number) noexcept {
   int sum = 0;
   for (int i = 0; i < number; ++i) {
     if (lengths[i] < 1 || lengths[i] > huffman_longest) return false;
@@ -47,25 +48,21 @@ PITH_HD constexpr bool huffman_complete(std::uint8_t const* lengths, int number)
   return sum == 1 << huffman_longest;
 }
 
-// Calls give(i, first) for each symbol in the order of codes; its code is first >> (12 - length).
-template <class Give>
-PITH_HD constexpr void huffman_codes(std::uint8_t const* lengths, int number, Give give) noexcept {
+// Gives out the codes: take(length) is the next one of that length, filled with zeros to 12 bits.
+struct huffman_codes {
   int next[huffman_longest + 2]{};
-  for (int i = 0; i < number; ++i) next[lengths[i] + 1] += 1 << (huffman_longest - lengths[i]);
-  for (int length = 1; length <= huffman_longest; ++length) next[length + 1] += next[length];
-  for (int i = 0; i < number; ++i) {
-    give(i, next[lengths[i]]);
-    next[lengths[i]] += 1 << (huffman_longest - lengths[i]);
-  }
-}
 
-PITH_HD constexpr void fill_huffman_table(std::uint8_t const* symbols, std::uint8_t const* lengths, int number,
-                                          huffman_table& table) noexcept {
-  huffman_codes(lengths, number, [&](int i, int first) {
-    std::uint16_t const entry = static_cast<std::uint16_t>(lengths[i] | symbols[i] << 8);
-    for (int k = 0; k < 1 << (huffman_longest - lengths[i]); ++k) table.entry[first + k] = entry;
-  });
-}
+  template <class Lengths>
+  PITH_HD constexpr huffman_codes(Lengths const& lengths, int number) noexcept {
+    for (int i = 0; i < number; ++i) next[lengths[i] + 1] += 1 << (huffman_longest - lengths[i]);
+    for (int length = 1; length <= huffman_longest; ++length) next[length + 1] += next[length];
+  }
+  PITH_HD constexpr int take(int length) noexcept {
+    int const first = next[length];
+    next[length] += 1 << (huffman_longest - length);
+    return first;
+  }
+};
 
 // Eight bytes of the stream from a bit on, that bit the highest; 57 bits of them or more are the stream's.
 PITH_HD constexpr std::uint64_t load_bits(std::byte const* stream, std::uint32_t bit) noexcept {
@@ -98,28 +95,38 @@ PITH_HD constexpr void decode_chunk(std::byte const* stream, int chunk, int gap,
   }
 }
 
-PITH_HD constexpr int chunk_gap(std::byte const* gaps, int chunk) noexcept {
-  return static_cast<int>(gaps[chunk / 2]) >> (chunk % 2 * 4) & 15;
-}
+// Fields of 4 bits, low half first.
+struct nibbles {
+  std::byte const* from;
+  PITH_HD constexpr int operator[](int i) const noexcept { return static_cast<int>(from[i / 2]) >> (i % 2 * 4) & 15; }
+};
 
-// Where a coded tail keeps what. `tail` has passed check, or bytes says how much of it there is; false if it is wrong.
+// Where a coded tail keeps what.
 struct huffman_layout {
   symbol_set set;
-  std::uint8_t lengths[256];
   int chunks, stream_bytes;
-  std::byte const *gaps, *stream;
+  std::byte const *symbols, *stream;
+  nibbles lengths, gaps;
 
+  // Of a tail that has passed check, or any bytes: false if they are no such tail. Lengths are not looked at.
   PITH_HD constexpr bool load(std::byte const* tail, std::int64_t bytes) noexcept {
     if (bytes < 11) return false;
-    set = load_symbols(tail + 10, bytes - 10);
-    std::int64_t const codes = 10 + set.bytes, before = codes + divide_up(set.number, 2);
+    symbols = tail + 10;
+    set = load_symbols(symbols, bytes - 10);
     stream_bytes = load_le<std::uint16_t>(tail + 2);
     chunks = static_cast<int>(divide_up(stream_bytes, huffman_chunk));
-    gaps = tail + before;
-    stream = gaps + divide_up(chunks, 2);
-    if (set.number < 2 || stream_bytes < 1 || bytes != stream + stream_bytes - tail) return false;
-    for (int i = 0; i < set.number; ++i) lengths[i] = static_cast<std::uint8_t>(static_cast<int>(tail[codes + i / 2]) >> (i % 2 * 4) & 15);
-    return true;
+    lengths = {symbols + set.bytes};
+    gaps = {lengths.from + divide_up(set.number, 2)};
+    stream = gaps.from + divide_up(chunks, 2);
+    return set.number >= 2 && stream_bytes >= 1 && bytes == stream + stream_bytes - tail;
+  }
+  PITH_HD constexpr void fill(huffman_table& table) const noexcept {
+    huffman_codes codes(lengths, set.number);
+    each_symbol(symbols, [&](int i, std::uint8_t symbol) {
+      int const length = lengths[i], first = codes.take(length);
+      std::uint16_t const entry = static_cast<std::uint16_t>(length | symbol << 8);
+      for (int k = 0; k < 1 << (huffman_longest - length); ++k) table.entry[first + k] = entry;
+    });
   }
 };
 
@@ -174,7 +181,7 @@ struct huffman_tile {
 
     std::byte stored[257];
     symbol_set const set = store_symbols([&](int s) { return counts[s] > 0; }, stored);
-    for (int i = 0; i < set.number; ++i) entry_counts[i] = counts[set.symbols[i]];
+    each_symbol(stored, [&](int i, std::uint8_t symbol) { entry_counts[i] = counts[symbol]; });
     std::uint8_t lengths[256];
     huffman_lengths(entry_counts, set.number, lengths);
     std::int64_t bits = 0;
@@ -195,8 +202,10 @@ struct huffman_tile {
     struct code {
       std::uint32_t bits, length;
     } code_of[256];
-    huffman_codes(lengths, set.number, [&](int i, int first) {
-      code_of[set.symbols[i]] = {static_cast<std::uint32_t>(first) >> (huffman_longest - lengths[i]), lengths[i]};
+    huffman_codes next(lengths, set.number);
+    each_symbol(stored, [&](int i, std::uint8_t symbol) {
+      int const length = lengths[i];
+      code_of[symbol] = {static_cast<std::uint32_t>(next.take(length)) >> (huffman_longest - length), static_cast<std::uint32_t>(length)};
     });
     // The highest `filled` bits of `word` are not stored yet.
     std::uint64_t word = 0;
@@ -230,7 +239,7 @@ struct huffman_tile {
     huffman_layout at;
     huffman_table table;
     if (!at.load(tail, tail_bytes)) return;
-    fill_huffman_table(at.set.symbols, at.lengths, at.set.number, table);
+    at.fill(table);
 
     std::uint32_t const limit = 8 * static_cast<std::uint32_t>(at.stream_bytes);
     int const run_chunks = static_cast<int>(divide_up(at.chunks, runs));
@@ -239,7 +248,7 @@ struct huffman_tile {
     std::int64_t least = Count;
     for (int r = 0; r < runs; ++r) {
       int const chunk = r * run_chunks < at.chunks ? r * run_chunks : at.chunks - 1;
-      bit[r] = static_cast<std::uint32_t>(chunk) * (8 * huffman_chunk) + static_cast<std::uint32_t>(chunk_gap(at.gaps, chunk));
+      bit[r] = static_cast<std::uint32_t>(chunk) * (8 * huffman_chunk) + static_cast<std::uint32_t>(at.gaps[chunk]);
       to[r] = symbols + place(tail, r);
       end[r] = symbols + place(tail, r + 1);
       least = end[r] - to[r] < least ? end[r] - to[r] : least;

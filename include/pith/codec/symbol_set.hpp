@@ -29,8 +29,7 @@ constexpr void count_symbols(std::uint8_t const* symbols, std::int64_t number, s
 }
 
 struct symbol_set {
-  std::uint8_t symbols[256];  // in order
-  int number, bytes;          // of symbols; of the stored set, 0 if there is none
+  int number, bytes;  // of symbols; of the stored set; both 0 if there is none
 };
 
 // Stores the set of symbols that `has(symbol)` says, at most 257 bytes.
@@ -47,7 +46,7 @@ constexpr symbol_set store_symbols(Has has, std::byte* to) noexcept {
       to[2 * runs] = std::byte{255};
     }
     to[2 * runs] = static_cast<std::byte>((static_cast<int>(to[2 * runs]) + 1) & 255);
-    set.symbols[set.number++] = symbol_at(i);
+    ++set.number;
   }
   to[0] = static_cast<std::byte>(runs);
   set.bytes = 1 + 2 * runs;
@@ -56,18 +55,21 @@ constexpr symbol_set store_symbols(Has has, std::byte* to) noexcept {
 
 // Reads at most `bytes` bytes. number = bytes = 0 if they end early or are no set of at most 256 symbols.
 PITH_HD constexpr symbol_set load_symbols(std::byte const* from, std::int64_t bytes) noexcept {
-  symbol_set set{};
   int const runs = bytes > 0 ? static_cast<int>(from[0]) : 0;
-  if (runs == 0 || bytes < 1 + 2 * runs) return set;
+  if (bytes < 1 + 2 * runs) return {0, 0};
   int number = 0;
-  for (int r = 0; r < runs; ++r) {
-    int const first = static_cast<int>(from[1 + 2 * r]), length = static_cast<int>(from[2 + 2 * r]) + 1;
-    if (number + length > 256) return set;
-    for (int k = 0; k < length; ++k) set.symbols[number++] = symbol_at(first + k);
+  for (int r = 0; r < runs; ++r) number += static_cast<int>(from[2 + 2 * r]) + 1;
+  return runs == 0 || number > 256 ? symbol_set{0, 0} : symbol_set{number, 1 + 2 * runs};
+}
+
+// Calls give(i, symbol) for the symbols of a stored set, in order.
+template <class Give>
+PITH_HD constexpr void each_symbol(std::byte const* from, Give give) noexcept {
+  int const runs = static_cast<int>(from[0]);
+  for (int r = 0, i = 0; r < runs; ++r) {
+    int const first = static_cast<int>(from[1 + 2 * r]), last = first + static_cast<int>(from[2 + 2 * r]);
+    for (int place = first; place <= last; ++place) give(i++, symbol_at(place));
   }
-  set.number = number;
-  set.bytes = 1 + 2 * runs;
-  return set;
 }
 
 }  // namespace pith
