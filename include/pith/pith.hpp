@@ -7,6 +7,7 @@
 #include "pith/cache/select_cache.hpp"
 #include "pith/codec/balance.hpp"
 #include "pith/codec/block_float.hpp"
+#include "pith/codec/dynamic_float.hpp"
 #include "pith/codec/float8.hpp"
 #include "pith/codec/hadamard.hpp"
 #include "pith/codec/integer.hpp"

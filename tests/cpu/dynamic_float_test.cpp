@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// Lossless tiles on vectors: the codec's bytes, every number bit for bit, and the very sums of raw tiles.
+#include <algorithm>
+#include <vector>
+
+#include "laws/inputs.hpp"
+#include "pith/codec/exponent_rans.hpp"
+#include "pith/codec/huffman.hpp"
+#include "pith/pith.hpp"
+#include "support/catch.hpp"
+
+namespace {
+
+using namespace pith;
+using pith_test::gaussian, pith_test::random_bits;
+
+std::vector<bf16> numbers(int kind, std::int64_t count, random_bits& random) {
+  std::vector<bf16> x(static_cast<std::size_t>(count));
+  for (bf16& one : x) {
+    auto const bits = static_cast<std::uint16_t>(random());
+    one = from_float<bf16>(gaussian(random) * (kind == 1 && bits % 16 == 0 ? 1e20f : 1.0f));
+    if (kind == 2) one.bits = bits;                                   // more escapes than a tail holds
+    if (kind == 3) one.bits = bits & 0x8000u;                         // zeros of both signs
+    if (kind == 4 && bits % 8 == 0) one.bits = bits | 0x7f80u;        // infinities and NaNs
+    if (kind == 5) one.bits = static_cast<std::uint16_t>(bits & 0x807fu);  // subnormals
+  }
+  return x;
+}
+
+template <class Tile>
+struct packed_tile {
+  explicit packed_tile(std::vector<bf16> const& rows) : bytes(static_cast<std::size_t>(Tile::bytes + Tile::tail_bound + tail_padding)) {
+    tail = Tile::encode(rows.data(), bytes.data(), bytes.data() + Tile::bytes);
+    tail_place::set_distance(bytes.data(), Tile::bytes);
+  }
+  std::vector<std::byte> bytes;
+  std::int64_t tail;
+};
+
+template <class Tile>
+int wrong_tiles() {
+  random_bits random(1);
+  int wrong = 0;
+  for (int kind = 0; kind < 6; ++kind) {
+    auto const rows = numbers(kind, Tile::count, random);
+    packed_tile<Tile> const right(rows);
+    std::int64_t const stride = Tile::channels + 24;  // rows of a wider matrix
+    std::vector<bf16> wide(static_cast<std::size_t>(32 * stride), bf16{0x1234});
+    for (int t = 0; t < 32; ++t) std::copy_n(rows.begin() + t * Tile::channels, Tile::channels, wide.begin() + t * stride);
+
+    std::vector<std::byte> fixed(static_cast<std::size_t>(Tile::bytes)), tail(static_cast<std::size_t>(Tile::tail_bound + tail_padding));
+    std::int64_t const bytes = tile_engine<cpu, Tile>::encode(wide.data(), stride, fixed.data(), tail.data());
+    tail_place::set_distance(fixed.data(), Tile::bytes);
+    wrong += bytes != right.tail || !std::equal(fixed.begin(), fixed.end(), right.bytes.begin()) ||
+             !std::equal(tail.begin(), tail.begin() + right.tail, right.bytes.begin() + Tile::bytes);
+
+    std::vector<bf16> back(wide.size(), bf16{0x1234});
+    tile_engine<cpu, Tile>::decode(right.bytes.data(), back.data(), stride);
+    wrong += back != wide;
+    std::vector<float> numbers(rows.size());
+    tile_engine<cpu, Tile>::decode(right.bytes.data(), numbers.data(), Tile::channels);
+    for (std::size_t i = 0; i < rows.size(); ++i) wrong += float_bits(numbers[i]) != float_bits(to_float(rows[i]));
+  }
+  return wrong;
+}
+
+// dot or mix of M rows, over the lossless tile and over the raw one.
+template <class Tile, class Accuracy, int M>
+bool same_sums() {
+  using raw_tile = raw_form<Tile>;
+  random_bits random(7);
+  auto const rows = numbers(0, Tile::count, random);
+  packed_tile<Tile> const tile(rows);
+  std::vector<float> floats(rows.size());
+  for (std::size_t i = 0; i < rows.size(); ++i) floats[i] = to_float(rows[i]);
+  alignas(64) std::byte raw_bytes[raw_tile::bytes];
+  raw_tile::encode(floats.data(), raw_bytes);
+  constexpr int in = Tile::used_for == use::dot ? Tile::channels : 32, out = Tile::used_for == use::dot ? 32 : Tile::channels;
+  alignas(64) float x[M][in];
+  std::vector<float> lossless(M * out), plain(M * out);
+  for (auto& row : x)
+    for (float& one : row) one = gaussian(random);
+  if constexpr (Tile::used_for == use::dot) {
+    using packed_dot = dot_kernel<Tile, Accuracy, M>;
+    using raw_dot = dot_kernel<raw_tile, Accuracy, M>;
+    static typename packed_dot::query q;
+    packed_dot::prepare(x[0], q);
+    packed_dot::run(tile.bytes.data(), q, lossless.data(), out);
+    raw_dot::run(raw_bytes, q, plain.data(), out);
+  } else {
+    mix_kernel<Tile, Accuracy, M>::run(tile.bytes.data(), x[0], in, lossless.data());
+    mix_kernel<raw_tile, Accuracy, M>::run(raw_bytes, x[0], in, plain.data());
+  }
+  return lossless == plain;
+}
+
+template <class Coder, int Channels, use Use>
+using tile_of = bf16_tile<Coder, Channels, Use>;
+
+}  // namespace
+
+TEST_CASE("lossless tiles: vectors write the codec's bytes and read every number bit for bit", "[cpu][dynamic_float]") {
+  CHECK(wrong_tiles<tile_of<exponent_window, 256, use::dot>>() == 0);
+  CHECK(wrong_tiles<tile_of<exponent_window, 96, use::dot>>() == 0);
+  CHECK(wrong_tiles<tile_of<exponent_window, 64, use::mix>>() == 0);
+  CHECK(wrong_tiles<tile_of<huffman, 64, use::dot>>() == 0);
+  CHECK(wrong_tiles<tile_of<rans_exponents, 96, use::mix>>() == 0);
+}
+
+TEST_CASE("lossless tiles: dot and mix are those of raw tiles, bit for bit", "[cpu][dynamic_float]") {
+  CHECK(same_sums<tile_of<exponent_window, 256, use::dot>, integer_accuracy, 1>());
+  CHECK(same_sums<tile_of<exponent_window, 256, use::dot>, exact_accuracy, 1>());
+  CHECK(same_sums<tile_of<exponent_window, 64, use::dot>, integer_accuracy, 4>());
+  CHECK(same_sums<tile_of<exponent_window, 64, use::dot>, exact_accuracy, 4>());
+  CHECK(same_sums<tile_of<huffman, 64, use::dot>, integer_accuracy, 2>());
+  CHECK(same_sums<tile_of<exponent_window, 64, use::mix>, integer_accuracy, 2>());
+  CHECK(same_sums<tile_of<rans_exponents, 64, use::mix>, exact_accuracy, 1>());
+}
