@@ -27,8 +27,7 @@ class exact_cache {
     }
   }
 
-  // Remembers the chunk, then attends causally: the queries are the newest tokens.
-  pith::status operator()(int layer, rows_view q, rows_view k, rows_view v, rows_out out) {
+  pith::status append(int layer, rows_view k, rows_view v) {
     layer_rows& l = layers_[static_cast<std::size_t>(layer)];
     int const tokens = static_cast<int>(k.extent[0]), width = config_.head_dim;
     if (l.length + tokens > capacity_) return {pith::errc::capacity_exceeded, l.length + tokens};
@@ -39,6 +38,14 @@ class exact_cache {
           l.values[static_cast<std::size_t>((head * capacity_ + l.length + t) * width + c)] = v(t, head, c);
         }
     l.length += tokens;
+    return {};
+  }
+
+  // Remembers the chunk, then attends causally: the queries are the newest tokens.
+  pith::status operator()(int layer, rows_view q, rows_view k, rows_view v, rows_out out) {
+    if (pith::status const s = append(layer, k, v); !s) return s;
+    layer_rows const& l = layers_[static_cast<std::size_t>(layer)];
+    int const tokens = static_cast<int>(k.extent[0]);
     int const group = config_.heads / config_.kv_heads;
     for (int t = 0; t < tokens; ++t)
       for (int head = 0; head < config_.heads; ++head)

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sixteen channels of a chunk: rows to symbols and back, all tokens of them, channels side by side. Both directions take the same steps, so that
+// the decoder's predictions are the encoder's, bit for bit.
+#pragma once
+
+#include "pith/cache/stream_model.hpp"
+
+namespace pith {
+
+struct stream_block {
+  // Tokens in the order of their symbols: anchors first, then the others, each in the order of time.
+  float x[stream_tokens][stream_lanes];               // by token
+  std::uint8_t symbol[stream_tokens][stream_lanes];   // by place
+  float exact[stream_tokens][stream_lanes];           // by place: what stands behind an escape
+
+  static constexpr int anchors(int tokens, int group) { return (tokens + group - 1) / group; }
+
+  // x to symbols. x becomes what a decoder will have.
+  void quantize(stream_model::terms const& with, int tokens, int group, stream_reference reference) {
+    walk(tokens, group, reference, [&](int t, int place, float const* p, stream_model::terms::bins const& bins) {
+      for (int i = 0; i < stream_lanes; ++i) {
+        float const scaled = (x[t][i] - p[i]) * bins.inverse[i];
+        // On bits: a NaN or an infinity is beyond, under every compiler flag.
+        bool const within = (float_bits(scaled) & 0x7fffffffu) < float_bits(stream_model::middle + 0.5f);
+        std::int32_t const u = round_even(clamp(within ? scaled : 0.0f, -127.5f, 127.5f));
+        bool const coded = within && u >= bins.low[i] && u <= bins.high[i];
+        float const decoded = p[i] + static_cast<float>(u) * bins.width[i];  // the product is exact
+        symbol[place][i] = static_cast<std::uint8_t>(coded ? u + stream_model::middle : symbol_model::escape);
+        exact[place][i] = x[t][i];
+        x[t][i] = coded ? decoded : x[t][i];
+      }
+    }, with);
+  }
+  // Symbols to x.
+  void restore(stream_model::terms const& with, int tokens, int group, stream_reference reference) {
+    walk(tokens, group, reference, [&](int t, int place, float const* p, stream_model::terms::bins const& bins) {
+      for (int i = 0; i < stream_lanes; ++i) {
+        std::int32_t const u = static_cast<std::int32_t>(symbol[place][i]) - stream_model::middle;
+        float const decoded = p[i] + static_cast<float>(u) * bins.width[i];
+        x[t][i] = symbol[place][i] == symbol_model::escape ? exact[place][i] : decoded;
+      }
+    }, with);
+  }
+
+ private:
+  template <class Step>
+  void walk(int tokens, int group, stream_reference reference, Step&& step, stream_model::terms const& with) {
+    int anchor = 0, other = anchors(tokens, group);
+    for (int first = 0; first < tokens; first += group) {
+      int const end = first + group < tokens ? first + group : tokens;
+      step(first, anchor++, with.mean, with.anchor);
+      for (int t = first + 1; t < end; ++t) {
+        float p[stream_lanes];
+        float const* const y = x[reference == stream_reference::anchor ? first : t - 1];
+        for (int i = 0; i < stream_lanes; ++i) {
+          // 16 significant bits times the weight's 8 are exact; what is huge or no number predicts nothing.
+          std::uint32_t const bits = float_bits(y[i]), cut = (bits & 0x7fffffffu) > float_bits(0x1p100f) ? 0 : bits & 0xffffff00u;
+          p[i] = with.offset[i] + with.weight[i] * bits_float(cut);
+        }
+        settle(p);  // rounded before it is used: no flag may merge the sums
+        step(t, other++, p, with.other);
+      }
+    }
+  }
+};
+
+// bf16 without loss: a symbol for sign, exponent and the two upper bits of the mantissa, and the five lower bits as they are.
+//
+//   m = 4 (exponent - top + 30) + mantissa / 32, in [0, 124);  symbol = m, negative: 247 - m;  otherwise the escape and the upper 11 bits
+struct lossless_symbol {
+  static constexpr int plain_bits = 5, upper_bits = 11, window = 31;
+
+  static constexpr int of(std::uint16_t bits, int top) noexcept {
+    int const m = (bits >> plain_bits & 0x3ff) - 4 * (top - window + 1);
+    return m < 0 || m >= 4 * window ? symbol_model::escape : bits >> 15 ? 8 * window - 1 - m : m;
+  }
+  // The upper 11 bits.
+  static constexpr std::uint16_t upper(int symbol, int top) noexcept {
+    bool const negative = symbol >= 4 * window;
+    int const m = negative ? 8 * window - 1 - symbol : symbol;
+    return static_cast<std::uint16_t>(((m + 4 * (top - window + 1)) & 0x3ff) | negative << 10);
+  }
+};
+
+}  // namespace pith
