@@ -8,15 +8,16 @@
 //   24   8 position of the first token
 //   32   8 identity of the stream_model
 //   40   8 bytes of the chunk
-//   48   lossless: 5 lower bits of each number, [channel][token], ceil(5 tokens / 8) bytes a channel
+//   48   8 check: of all bytes but its own, as words of 8 bytes (the last with zeros behind), FNV-1a of words instead of bytes
+//   56   lossless: 5 lower bits of each number, [channel][token], ceil(5 tokens / 8) bytes a channel
 //        8 rANS states of 4 bytes, then words: for each channel the anchors and the others (lossless: all tokens)
 //
 // Little-endian. docs/formats/stream.md says it with pictures.
 //
-// bytes   at most 48 and the numbers as they are: 4 each, lossless 2
+// bytes   at most 56 and the numbers as they are: 4 each, lossless 2
 // errors  of encode  shape_mismatch, out_of_range (layer, level, more than 256 tokens), unsupported (lossless, but not bf16), capacity_exceeded
 //         of decode  truncated, bad_format (at: the byte), wrong_format (another stream_model), shape_mismatch (rows of other extents);
-//                    what is written into the rows before an error is found has no meaning
+//                    with a right check over wrong contents, rows may have been written before an error is found
 // nan     any number passes: what has no symbol is stored as it was
 // cost    no allocation; 35 KiB of stack
 // from    Liu et al., CacheGen, 2024; differs: see stream_fit.hpp; one chunk is one layer; statistics are never in the chunk
@@ -36,7 +37,7 @@ struct stream_chunk {
 class kv_stream {
  public:
   static constexpr char magic[5] = "PKVS";
-  static constexpr std::int64_t header_bytes = 48;
+  static constexpr std::int64_t header_bytes = 56;
 
   explicit kv_stream(stream_model const& model) : model_(&model) {}
 
@@ -92,6 +93,7 @@ class kv_stream {
     }
     stream_chunk const chunk{layer, level, tokens, first_token, header_bytes + (as_is ? numbers : coded_bytes), as_is};
     write_header(chunk, out.data());
+    store_le(out.data() + check_at, check_of(out.data(), chunk.bytes));
     return chunk.bytes;
   }
 
@@ -136,6 +138,7 @@ class kv_stream {
       if (rows->extent[0] != chunk.tokens) return status{errc::shape_mismatch, rows->extent[0]};
       if (rows->extent[1] != (rows == &keys ? shape.key_channels : shape.value_channels)) return status{errc::shape_mismatch, rows->extent[1]};
     }
+    if (load_le<std::uint64_t>(from.data() + check_at) != check_of(from.data(), chunk.bytes)) return status{errc::bad_format, check_at};
     std::byte const *at = from.data() + header_bytes, *const end = from.data() + chunk.bytes;
     if (chunk.as_is) {
       for (auto const* rows : {&keys, &values})
@@ -159,6 +162,18 @@ class kv_stream {
 
  private:
   static constexpr int exact_bits = 32;
+  static constexpr std::int64_t check_at = 48;
+  static std::uint64_t check_of(std::byte const* chunk, std::int64_t bytes) {
+    std::uint64_t value = 0xcbf29ce484222325ull;
+    auto const add = [&](std::uint64_t word) { value = (value ^ word) * 0x100000001b3ull; };
+    for (std::int64_t at = 0; at < check_at; at += 8) add(load_le<std::uint64_t>(chunk + at));
+    std::int64_t at = header_bytes;
+    for (; at + 8 <= bytes; at += 8) add(load_le<std::uint64_t>(chunk + at));
+    std::uint64_t last = 0;
+    for (int i = 0; at < bytes; ++at, ++i) last |= static_cast<std::uint64_t>(chunk[at]) << (8 * i);
+    add(last);
+    return value;
+  }
   static constexpr std::int64_t number_bytes(int level) { return level == lossless_level ? 2 : 4; }
   static constexpr std::int64_t plain_bytes(int tokens) { return (lossless_symbol::plain_bits * tokens + 7) / 8; }  // of a channel
 

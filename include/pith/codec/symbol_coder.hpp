@@ -8,7 +8,7 @@
 // The writer goes from the last symbol of the last run to the first of the first, downwards in memory; the reader forwards.
 //
 // errors  writer: `full` once fewer than 8 bytes are left, and nothing is written from then on
-//         reader: reads nothing behind its end; what is missing counts as zeros, and then finished() is false
+//         reader: reads nothing behind its end, what is missing counts as zeros; finished() notices most damage, not all of it
 // cost    a division a symbol to write, about 4 ns; to read see docs/formats/stream.md
 // from    Giesen, Interleaved entropy coders, 2014
 #pragma once
