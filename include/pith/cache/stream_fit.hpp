@@ -8,6 +8,8 @@
 #pragma once
 
 #include <array>
+#include <cmath>
+#include <memory>
 
 #include "pith/cache/stream_block.hpp"
 
