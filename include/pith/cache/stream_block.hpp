@@ -5,6 +5,13 @@
 
 #include "pith/cache/stream_model.hpp"
 
+// A loop over lanes is to become vector code; g++ would first write sixteen steps out one by one.
+#if defined(__GNUC__) && !defined(__clang__)
+#define PITH_LANES _Pragma("GCC unroll 1")
+#else
+#define PITH_LANES
+#endif
+
 namespace pith {
 
 struct stream_block {
@@ -18,27 +25,41 @@ struct stream_block {
   // x to symbols. x becomes what a decoder will have.
   void quantize(stream_model::terms const& with, int tokens, int group, stream_reference reference) {
     walk(tokens, group, reference, [&](int t, int place, float const* p, stream_model::terms::bins const& bins) {
+      float from[stream_lanes], to[stream_lanes];  // locals, so that compilers see that nothing overlaps
+      std::int32_t code[stream_lanes];
+      std::memcpy(from, x[t], sizeof from);
+      PITH_LANES
       for (int i = 0; i < stream_lanes; ++i) {
-        float const scaled = (x[t][i] - p[i]) * bins.inverse[i];
-        // On bits: a NaN or an infinity is beyond, under every compiler flag.
-        bool const within = (float_bits(scaled) & 0x7fffffffu) < float_bits(stream_model::middle + 0.5f);
-        std::int32_t const u = round_even(clamp(within ? scaled : 0.0f, -127.5f, 127.5f));
-        bool const coded = within && u >= bins.low[i] && u <= bins.high[i];
-        float const decoded = p[i] + static_cast<float>(u) * bins.width[i];  // the product is exact
-        symbol[place][i] = static_cast<std::uint8_t>(coded ? u + stream_model::middle : symbol_model::escape);
-        exact[place][i] = x[t][i];
-        x[t][i] = coded ? decoded : x[t][i];
+        std::uint32_t const scaled = float_bits((from[i] - p[i]) * bins.inverse[i]);
+        // On bits: a NaN or an infinity is beyond, under every compiler flag; and no product is merged into the sum that rounds.
+        std::uint32_t const within = -static_cast<std::uint32_t>((scaled & 0x7fffffffu) < float_bits(stream_model::middle + 0.5f));
+        std::int32_t const u = round_even(bits_float(scaled & within));
+        std::uint32_t const decoded = float_bits(p[i] + static_cast<float>(u) * bins.width[i]);  // the product is exact
+        std::uint32_t const coded = within & -static_cast<std::uint32_t>(u >= bins.low[i]) & -static_cast<std::uint32_t>(u <= bins.high[i]);
+        code[i] = static_cast<std::int32_t>((static_cast<std::uint32_t>(u + stream_model::middle) & coded) | (symbol_model::escape & ~coded));
+        to[i] = bits_float((decoded & coded) | (float_bits(from[i]) & ~coded));
       }
+      PITH_LANES
+      for (int i = 0; i < stream_lanes; ++i) symbol[place][i] = static_cast<std::uint8_t>(code[i]);
+      std::memcpy(exact[place], from, sizeof from);
+      std::memcpy(x[t], to, sizeof to);
     }, with);
   }
   // Symbols to x.
   void restore(stream_model::terms const& with, int tokens, int group, stream_reference reference) {
     walk(tokens, group, reference, [&](int t, int place, float const* p, stream_model::terms::bins const& bins) {
+      float to[stream_lanes], as_it_was[stream_lanes];
+      std::int32_t code[stream_lanes];
+      PITH_LANES
+      for (int i = 0; i < stream_lanes; ++i) code[i] = symbol[place][i];
+      std::memcpy(as_it_was, exact[place], sizeof to);
+      PITH_LANES
       for (int i = 0; i < stream_lanes; ++i) {
-        std::int32_t const u = static_cast<std::int32_t>(symbol[place][i]) - stream_model::middle;
-        float const decoded = p[i] + static_cast<float>(u) * bins.width[i];
-        x[t][i] = symbol[place][i] == symbol_model::escape ? exact[place][i] : decoded;
+        float const decoded = p[i] + static_cast<float>(code[i] - stream_model::middle) * bins.width[i];
+        std::uint32_t const escaped = -static_cast<std::uint32_t>(code[i] == symbol_model::escape);
+        to[i] = bits_float((float_bits(decoded) & ~escaped) | (float_bits(as_it_was[i]) & escaped));
       }
+      std::memcpy(x[t], to, sizeof to);
     }, with);
   }
 
@@ -50,12 +71,13 @@ struct stream_block {
       int const end = first + group < tokens ? first + group : tokens;
       step(first, anchor++, with.mean, with.anchor);
       for (int t = first + 1; t < end; ++t) {
-        float p[stream_lanes];
-        float const* const y = x[reference == stream_reference::anchor ? first : t - 1];
+        float p[stream_lanes], y[stream_lanes];
+        std::memcpy(y, x[reference == stream_reference::anchor ? first : t - 1], sizeof y);
+        PITH_LANES
         for (int i = 0; i < stream_lanes; ++i) {
           // 16 significant bits times the weight's 8 are exact; what is huge or no number predicts nothing.
-          std::uint32_t const bits = float_bits(y[i]), cut = (bits & 0x7fffffffu) > float_bits(0x1p100f) ? 0 : bits & 0xffffff00u;
-          p[i] = with.offset[i] + with.weight[i] * bits_float(cut);
+          std::uint32_t const bits = float_bits(y[i]), usable = -static_cast<std::uint32_t>((bits & 0x7fffffffu) <= float_bits(0x1p100f));
+          p[i] = with.offset[i] + with.weight[i] * bits_float(bits & 0xffffff00u & usable);
         }
         settle(p);  // rounded before it is used: no flag may merge the sums
         step(t, other++, p, with.other);
@@ -83,3 +105,5 @@ struct lossless_symbol {
 };
 
 }  // namespace pith
+
+#undef PITH_LANES

@@ -30,18 +30,25 @@ class symbol_writer {
   // symbol(i) gives the symbols 0 .. count-1 of the run, from the last to the first; after an escape, plain(i) the bits of what it was.
   template <int PlainBits, class Symbol, class Plain>
   void run(symbol_model::table const& with, int count, Symbol&& symbol, Plain&& plain) {
+    // In locals: bytes that are written might be this object's, for all a compiler knows.
+    std::byte* at = at_;
+    std::uint32_t state[symbol_lanes];
+    for (int lane = 0; lane < symbol_lanes; ++lane) state[lane] = state_[lane];
     for (int i = count - 1; i >= 0; --i) {
-      if (at_ - begin_ < most_bytes + symbol_states_bytes) {
+      if (at - begin_ < most_bytes + symbol_states_bytes) {
         full_ = true;
-        return;
+        break;
       }
-      std::uint32_t& x = state_[i % symbol_lanes];
+      std::uint32_t x = state[i % symbol_lanes];
       int s = symbol(i);
       if (with.of[s].frequency == 0) s = symbol_model::escape;
       if (s == symbol_model::escape) [[unlikely]]
-        put_plain<PlainBits>(x, plain(i));
-      rans_put<symbol_model::frequency_bits>(x, with.of[s], at_);
+        put_plain<PlainBits>(x, plain(i), at);
+      rans_put<symbol_model::frequency_bits>(x, with.of[s], at);
+      state[i % symbol_lanes] = x;
     }
+    for (int lane = 0; lane < symbol_lanes; ++lane) state_[lane] = state[lane];
+    at_ = at;
   }
 
   bool full() const { return full_; }
@@ -55,10 +62,10 @@ class symbol_writer {
   static constexpr std::int64_t most_bytes = 8;  // of one symbol: a word each for it and for three pieces
 
   template <int Bits>
-  void put_plain(std::uint32_t& x, std::uint32_t value) {
+  static void put_plain(std::uint32_t& x, std::uint32_t value, std::byte*& to) {
     constexpr int rest = Bits % 12;
-    for (int at = Bits - rest; at > 0; at -= 12) rans_put<12>(x, {1, static_cast<std::uint16_t>(value >> (at - 12 + rest) & 0xfffu)}, at_);
-    if constexpr (rest > 0) rans_put<rest>(x, {1, static_cast<std::uint16_t>(value & ((1u << rest) - 1u))}, at_);
+    for (int at = Bits - rest; at > 0; at -= 12) rans_put<12>(x, {1, static_cast<std::uint16_t>(value >> (at - 12 + rest) & 0xfffu)}, to);
+    if constexpr (rest > 0) rans_put<rest>(x, {1, static_cast<std::uint16_t>(value & ((1u << rest) - 1u))}, to);
   }
 
   std::byte *begin_, *at_;
@@ -89,12 +96,16 @@ class symbol_reader {
         std::uint32_t const slot = rans_slot<symbol_model::frequency_bits>(state[lane]);
         std::uint8_t const s = with.symbol_at[slot];
         std::uint32_t const x = with.of[s].frequency * (state[lane] >> symbol_model::frequency_bits) + slot - with.of[s].start;
-        std::uint32_t const longer = x << 16 | load_le<std::uint16_t>(at);  // there are bytes enough for all of this round
-        bool const low = x < rans_start;
-        state[lane] = low ? longer : x;
-        at += low ? 2 : 0;
-        if (s == symbol_model::escape) [[unlikely]]
-          escaped(i + lane, get_plain<PlainBits>(state[lane], at));
+        std::uint32_t const word = load_le<std::uint16_t>(at);  // there are bytes enough for all of this round
+        std::uint32_t const low = x < rans_start;               // no branch: which state needs bytes cannot be foreseen
+        state[lane] = x << (16 * low) | (word & (0 - low));
+        at += 2 * low;
+        if (s == symbol_model::escape) [[unlikely]] {
+          std::uint32_t copy = state[lane];  // so that the states and the place can stay in registers
+          std::byte const* place = at;
+          escaped(i + lane, get_plain<PlainBits>(copy, place));
+          state[lane] = copy, at = place;
+        }
         to(i + lane, s);
       }
     for (; i < count; ++i) {
@@ -119,7 +130,7 @@ class symbol_reader {
   static constexpr std::int64_t most_bytes = 8;
 
   template <int Bits>
-  std::uint32_t get_plain(std::uint32_t& x, std::byte const*& at) const {
+  [[gnu::noinline]] std::uint32_t get_plain(std::uint32_t& x, std::byte const*& at) const {
     constexpr int rest = Bits % 12;
     std::uint32_t value = 0;
     if constexpr (rest > 0) value = get_piece<rest>(x, at);
