@@ -240,36 +240,50 @@ class kv_stream {
     }
   }
 
+  // Columns of bf16 numbers are taken sixteen at a time: a column of rows alone would read a line of memory for each number.
   void write_lossless(int layer, int part, matrix_view<bf16 const> rows, std::byte* plain, symbol_writer& writer) const {
-    int const tokens = static_cast<int>(rows.extent[0]), top = model_->top_exponent(layer, part);
-    for (int c = static_cast<int>(rows.extent[1]) - 1; c >= 0 && !writer.full(); --c) {
-      std::byte* const to = plain + plain_bytes(tokens) * (first_of(part) + c);
-      for (int t = 0; t < tokens; t += 8) {
-        std::uint64_t packed = 0;
-        for (int i = 0; i < 8 && t + i < tokens; ++i) packed |= std::uint64_t{rows(t + i, c).bits & 31u} << (5 * i);
-        for (std::int64_t i = 0, at = 5ll * (t / 8); i < 5 && at + i < plain_bytes(tokens); ++i) to[at + i] = static_cast<std::byte>(packed >> (8 * i) & 0xff);
+    std::uint16_t x[stream_lanes][stream_tokens];
+    int const tokens = static_cast<int>(rows.extent[0]), channels = static_cast<int>(rows.extent[1]), top = model_->top_exponent(layer, part);
+    for (int first = (channels - 1) / stream_lanes * stream_lanes; first >= 0 && !writer.full(); first -= stream_lanes) {
+      int const lanes = std::min(stream_lanes, channels - first);
+      for (int t = 0; t < tokens; ++t)
+        for (int i = 0; i < lanes; ++i) x[i][t] = rows(t, first + i).bits;
+      for (int i = lanes - 1; i >= 0; --i) {
+        int const c = first_of(part) + first + i;
+        std::byte* const to = plain + plain_bytes(tokens) * c;
+        for (int t = 0; t < tokens; t += 8) {
+          std::uint64_t packed = 0;
+          for (int n = 0; n < 8 && t + n < tokens; ++n) packed |= std::uint64_t{x[i][t + n] & 31u} << (5 * n);
+          for (std::int64_t n = 0, at = 5ll * (t / 8); n < 5 && at + n < plain_bytes(tokens); ++n) to[at + n] = static_cast<std::byte>(packed >> (8 * n) & 0xff);
+        }
+        writer.run<lossless_symbol::upper_bits>(model_->table(lossless_level, layer, true, c), tokens, [&](int t) { return lossless_symbol::of(x[i][t], top); },
+                                                [&](int t) { return static_cast<std::uint32_t>(x[i][t] >> lossless_symbol::plain_bits); });
       }
-      writer.run<lossless_symbol::upper_bits>(model_->table(lossless_level, layer, true, first_of(part) + c), tokens,
-                                              [&](int t) { return lossless_symbol::of(rows(t, c).bits, top); },
-                                              [&](int t) { return static_cast<std::uint32_t>(rows(t, c).bits >> lossless_symbol::plain_bits); });
     }
   }
   template <class T>
   void read_lossless(int layer, int part, matrix_view<T> rows, std::byte const* plain, symbol_reader& reader) const {
-    std::uint16_t upper[stream_tokens];
-    int const tokens = static_cast<int>(rows.extent[0]), top = model_->top_exponent(layer, part);
-    for (int c = 0; c < static_cast<int>(rows.extent[1]); ++c) {
-      std::byte const* const from = plain + plain_bytes(tokens) * (first_of(part) + c);
-      std::uint16_t escaped = 0;
-      reader.run<lossless_symbol::upper_bits>(model_->table(lossless_level, layer, true, first_of(part) + c), tokens,
-                                              [&](int t, std::uint8_t s) { upper[t] = s == symbol_model::escape ? escaped : lossless_symbol::upper(s, top); },
-                                              [&](int, std::uint32_t bits) { escaped = static_cast<std::uint16_t>(bits); });
-      for (int t = 0; t < tokens; t += 8) {
-        std::uint64_t packed = 0;
-        for (std::int64_t i = 0, at = 5ll * (t / 8); i < 5 && at + i < plain_bytes(tokens); ++i) packed |= static_cast<std::uint64_t>(from[at + i]) << (8 * i);
-        for (int i = 0; i < 8 && t + i < tokens; ++i)
-          rows(t + i, c) = as<T>(bf16{static_cast<std::uint16_t>(upper[t + i] << lossless_symbol::plain_bits | static_cast<unsigned>(packed >> (5 * i) & 31u))});
+    std::uint16_t x[stream_lanes][stream_tokens], upper[symbol_model::symbols];
+    int const tokens = static_cast<int>(rows.extent[0]), channels = static_cast<int>(rows.extent[1]), top = model_->top_exponent(layer, part);
+    for (int s = 0; s < symbol_model::symbols; ++s) upper[s] = static_cast<std::uint16_t>(lossless_symbol::upper(s, top) << lossless_symbol::plain_bits);
+    for (int first = 0; first < channels; first += stream_lanes) {
+      int const lanes = std::min(stream_lanes, channels - first);
+      for (int i = 0; i < lanes; ++i) {
+        int const c = first_of(part) + first + i;
+        std::byte const* const from = plain + plain_bytes(tokens) * c;
+        std::uint32_t escaped = 0;
+        reader.run<lossless_symbol::upper_bits>(
+            model_->table(lossless_level, layer, true, c), tokens,
+            [&](int t, std::uint8_t s) { x[i][t] = static_cast<std::uint16_t>(s == symbol_model::escape ? escaped : upper[s]); },
+            [&](int, std::uint32_t bits) { escaped = bits << lossless_symbol::plain_bits; });
+        for (int t = 0; t < tokens; t += 8) {
+          std::uint64_t packed = 0;
+          for (std::int64_t n = 0, at = 5ll * (t / 8); n < 5 && at + n < plain_bytes(tokens); ++n) packed |= static_cast<std::uint64_t>(from[at + n]) << (8 * n);
+          for (int n = 0; n < 8 && t + n < tokens; ++n) x[i][t + n] = static_cast<std::uint16_t>(x[i][t + n] | (packed >> (5 * n) & 31u));
+        }
       }
+      for (int t = 0; t < tokens; ++t)
+        for (int i = 0; i < lanes; ++i) rows(t, first + i) = as<T>(bf16{x[i][t]});
     }
   }
 

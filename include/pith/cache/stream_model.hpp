@@ -78,7 +78,7 @@ class stream_model {
       return is_finite(x) && x >= low && x <= high;
     };
     for (int i = 0; i < levels; ++i)
-      if (bf16 factor; number(smallest, largest_width, factor)) out.factors_.push_back(factor);
+      if (bf16 factor; number(i == 0 ? smallest : out.factor(i), largest_width, factor)) out.factors_.push_back(factor);
       else return status{errc::bad_format, at - 2};
     for (int i = 0; i < 2 * out.shape_.layers; ++i) out.tops_.push_back(static_cast<std::uint8_t>(byte(at++)));
     out.channels_.resize(static_cast<std::size_t>(channels));

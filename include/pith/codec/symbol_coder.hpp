@@ -44,8 +44,13 @@ class symbol_writer {
       if (with.of[s].frequency == 0) s = symbol_model::escape;
       if (s == symbol_model::escape) [[unlikely]]
         put_plain<PlainBits>(x, plain(i), at);
-      rans_put<symbol_model::frequency_bits>(x, with.of[s], at);
-      state[i % symbol_lanes] = x;
+      // rans_put without its branch, which cannot be foreseen: the word is written in any case, below what counts, where there is room.
+      rans_symbol const to = with.of[s];
+      std::uint32_t const full = x >> (32 - symbol_model::frequency_bits) >= to.frequency;
+      store_le(at - 2, static_cast<std::uint16_t>(x));
+      at -= 2 * full;
+      x >>= 16 * full;
+      state[i % symbol_lanes] = (x / to.frequency << symbol_model::frequency_bits) + x % to.frequency + to.start;
     }
     for (int lane = 0; lane < symbol_lanes; ++lane) state_[lane] = state[lane];
     at_ = at;

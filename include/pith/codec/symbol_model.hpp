@@ -11,7 +11,7 @@
 //         of read  truncated, bad_format; `at` is the byte
 // cost    fit: rounds of contexts x tables x symbols that occur; code: two lookups a symbol
 // from    Liu et al., CacheGen, 2024 (one table for each channel of each layer, measured offline); differs: channels share tables, chosen by
-//         k-means under the length of the code, which for 4096 contexts and 32 tables costs less than 0.01 bits a symbol
+//         k-means under the length of the code; for the 3072 contexts of the example model 32 of them code within 0.05 bits of 256
 #pragma once
 
 #include <algorithm>
