@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Chunks of a KV stream: within the stated error at every level, exact where they say so, each alone, and safe with any bytes.
 #include <cmath>
+#include <fstream>
+#include <iterator>
+#include <string>
 
 #include "pith/cache/kv_stream.hpp"
 #include "pith/cache/stream_fit.hpp"
@@ -322,4 +325,42 @@ TEST_CASE("stream_model: a stored model is the same one, a broken one is refused
     for (std::size_t k = 0; k < rows.keys.size(); ++k) REQUIRE(pith::is_finite(back.keys[k]));
   }
   CHECK(accepted > 100);
+}
+
+TEST_CASE("kv_stream: the stored streams decode as their description says, and are encoded again to the same bytes", "[cache][stream][golden]") {
+  // tests/golden/decode_stream.py wrote the numbers from docs/formats/stream.md alone.
+  auto const read = [](std::string const& name) {
+    std::ifstream file(PITH_SOURCE_DIR "/tests/golden/stream_" + name, std::ios::binary);
+    REQUIRE(file);
+    std::string const text{std::istreambuf_iterator<char>(file), {}};
+    auto const bytes = std::as_bytes(std::span(text));
+    return std::vector<std::byte>(bytes.begin(), bytes.end());
+  };
+  constexpr int tokens = 40, key_channels = 5, value_channels = 19;
+  std::vector<std::byte> const rows = read("rows.f32");
+  REQUIRE(rows.size() == 4 * tokens * (key_channels + value_channels));
+  for (std::string const name : {"fitted", "published"}) {
+    auto const model = stream_model::read(read(name + "_model.bin"));
+    REQUIRE(model);
+    for (int const level : {0, 2, 4}) {
+      auto const stored_name = name + "_level" + std::to_string(level);
+      auto const chunk = read(stored_name + ".bin"), expected = read(stored_name + ".f32");
+      std::vector<float> numbers(tokens * (key_channels + value_channels));
+      pith::matrix_view<float> const k(numbers.data(), {tokens, key_channels}), v(numbers.data() + tokens * key_channels, {tokens, value_channels});
+      auto const decoded = kv_stream(model.value()).decode<float>(chunk, k, v);
+      REQUIRE(decoded);
+      CHECK(decoded.value().layer == 1);
+      CHECK(decoded.value().first_token == 123456);
+      for (std::size_t i = 0; i < numbers.size(); ++i) REQUIRE(pith::float_bits(numbers[i]) == pith::load_le<std::uint32_t>(expected.data() + 4 * i));
+
+      std::vector<bf16> input;
+      for (std::size_t i = 0; i < numbers.size(); ++i) input.push_back(bf16{pith::load_le<std::uint16_t>(rows.data() + 4 * i + 2)});
+      std::vector<std::byte> out(static_cast<std::size_t>(kv_stream::bound_bytes(model.value().shape(), level, tokens)));
+      pith::matrix_view<bf16 const> const keys(input.data(), {tokens, key_channels}), values(input.data() + tokens * key_channels, {tokens, value_channels});
+      auto const size = kv_stream(model.value()).encode<bf16>(level, 1, 123456, keys, values, out);
+      REQUIRE(size);
+      out.resize(static_cast<std::size_t>(size.value()));
+      CHECK(out == chunk);
+    }
+  }
 }
