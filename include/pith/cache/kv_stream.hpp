@@ -209,8 +209,13 @@ class kv_stream {
     int const tokens = static_cast<int>(rows.extent[0]), channels = static_cast<int>(rows.extent[1]), anchors = stream_block::anchors(tokens, model_->group());
     for (int c = (channels - 1) / stream_lanes * stream_lanes; c >= 0 && !writer.full(); c -= stream_lanes) {
       int const lanes = std::min(stream_lanes, channels - c);
-      for (int t = 0; t < tokens; ++t)
-        for (int i = 0; i < stream_lanes; ++i) block.x[t][i] = i < lanes ? to_float(rows(t, c + i)) : 0.0f;
+      for (int t = 0; t < tokens; ++t) {
+        T const* const from = &rows(t, c);
+        if (lanes == stream_lanes && rows.stride[1] == 1)
+          block.load(t, from);
+        else
+          for (int i = 0; i < stream_lanes; ++i) block.x[t][i] = i < lanes ? to_float(from[i * rows.stride[1]]) : 0.0f;
+      }
       block.quantize(model_->terms_of(level, layer, first_of(part) + c, lanes), tokens, model_->group(), model_->reference());
       for (int i = lanes - 1; i >= 0; --i)
         for (bool const other : {true, false}) {
@@ -235,8 +240,13 @@ class kv_stream {
       for (int i = lanes; i < stream_lanes; ++i)
         for (int t = 0; t < tokens; ++t) block.symbol[t][i] = stream_model::middle;
       block.restore(model_->terms_of(level, layer, first_of(part) + c, lanes), tokens, model_->group(), model_->reference());
-      for (int t = 0; t < tokens; ++t)
-        for (int i = 0; i < lanes; ++i) rows(t, c + i) = from_float<T>(block.x[t][i]);
+      for (int t = 0; t < tokens; ++t) {
+        T* const to = &rows(t, c);
+        if (lanes == stream_lanes && rows.stride[1] == 1)
+          block.store(t, to);
+        else
+          for (int i = 0; i < lanes; ++i) to[i * rows.stride[1]] = from_float<T>(block.x[t][i]);
+      }
     }
   }
 

@@ -20,6 +20,18 @@ struct stream_block {
   std::uint8_t symbol[stream_tokens][stream_lanes];   // by place
   float exact[stream_tokens][stream_lanes];           // by place: what stands behind an escape
 
+  // A whole row of lanes, from and to numbers that lie side by side.
+  template <class T>
+  void load(int t, T const* from) {
+    PITH_LANES
+    for (int i = 0; i < stream_lanes; ++i) x[t][i] = to_float(from[i]);
+  }
+  template <class T>
+  void store(int t, T* to) const {
+    PITH_LANES
+    for (int i = 0; i < stream_lanes; ++i) to[i] = from_float<T>(x[t][i]);
+  }
+
   static constexpr int anchors(int tokens, int group) { return (tokens + group - 1) / group; }
 
   // x to symbols. x becomes what a decoder will have.
