@@ -3,11 +3,8 @@
 #pragma once
 
 #include "pith/cache/kv_cache.hpp"
-#include "pith/cache/kv_stream.hpp"
 #include "pith/cache/recipes.hpp"
 #include "pith/cache/select_cache.hpp"
-#include "pith/cache/stream_controller.hpp"
-#include "pith/cache/stream_fit.hpp"
 #include "pith/codec/balance.hpp"
 #include "pith/codec/block_float.hpp"
 #include "pith/codec/dynamic_float.hpp"

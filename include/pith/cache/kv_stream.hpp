@@ -19,7 +19,7 @@
 //         of decode  truncated, bad_format (at: the byte), wrong_format (another stream_model), shape_mismatch (rows of other extents);
 //                    with a right check over wrong contents, rows may have been written before an error is found
 // nan     any number passes: what has no symbol is stored as it was
-// cost    no allocation; 35 KiB of stack
+// cost    no allocation; 40 KiB of stack
 // from    Liu et al., CacheGen, 2024; differs: see stream_fit.hpp; one chunk is one layer; statistics are never in the chunk
 #pragma once
 
