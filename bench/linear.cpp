@@ -76,21 +76,42 @@ double output_error() {
   return std::sqrt(off / size);
 }
 
-// As many matrices of one shape as fill the arena's first `streamed` bytes. Row blocks repeat after 256 rows.
+// As many matrices of one shape as fill the arena's first `streamed` bytes. Row blocks repeat after 256 rows; rows have scales, log-normal with
+// sigma 0.3, and of a variable rate a whole matrix is packed and copied.
 template <class Matrix>
 struct matrices {
-  std::int64_t rows, columns, bytes = Matrix::bound_bytes(rows, columns), count = (streamed + bytes - 1) / bytes;
+  static constexpr std::int64_t different = 256;
+  std::int64_t rows, columns, bytes, count;
+
+  matrices(std::int64_t rows_, std::int64_t columns_) : rows(rows_), columns(columns_), bytes(size()), count((streamed + bytes - 1) / bytes) {}
 
   bool fill() const {
-    constexpr std::int64_t different = 256;
-    std::int64_t const part = Matrix::bound_bytes(different, columns);
-    static auto const sample = Matrix::pack(pith::matrix_view<float const>(numbers(different * columns, 1).data(), {different, columns}));
-    if (!sample || count * bytes > static_cast<std::int64_t>(arena().size())) return false;
-    for (std::int64_t at = 0; at < count * bytes; at += part)
-      std::memcpy(arena().data() + at, sample.value().bytes().data(), static_cast<std::size_t>(std::min(part, count * bytes - at)));
+    if (count * bytes > static_cast<std::int64_t>(arena().size())) return false;
+    auto const part = sample();
+    std::int64_t const part_bytes = static_cast<std::int64_t>(part.bytes().size());
+    for (std::int64_t at = 0; at < count * bytes; at += Matrix::tiles::has_tails ? bytes : part_bytes)
+      std::memcpy(arena().data() + at, part.bytes().data(), static_cast<std::size_t>(std::min(part_bytes, count * bytes - at)));
     return true;
   }
   auto matrix(std::int64_t i) const { return Matrix::open(arena().subspan(static_cast<std::size_t>(i % count * bytes), static_cast<std::size_t>(bytes)), rows, columns); }
+
+ private:
+  Matrix sample() const {
+    std::int64_t const part_rows = Matrix::tiles::has_tails ? rows : different;
+    auto const scales = numbers(different, 2), some = numbers(different * columns, 1);
+    std::vector<pith::bf16> w(static_cast<std::size_t>(part_rows * columns));
+    for (std::int64_t r = 0; r < part_rows; ++r)
+      for (std::int64_t c = 0; c < columns; ++c)
+        w[static_cast<std::size_t>(r * columns + c)] = pith::from_float<pith::bf16>(
+            std::exp(0.3f * scales[static_cast<std::size_t>(r % different)]) * some[static_cast<std::size_t>(r % different * columns + c)]);
+    return std::move(Matrix::pack(pith::matrix_view<pith::bf16 const>(w.data(), {part_rows, columns}))).value();
+  }
+  std::int64_t size() const {
+    if constexpr (Matrix::tiles::has_tails)
+      return pith::round_up(static_cast<std::int64_t>(sample().bytes().size()), 64);
+    else
+      return Matrix::bound_bytes(rows, columns);
+  }
 };
 
 template <class Codec, class Accuracy, pith::use Use = pith::use::dot>
@@ -105,16 +126,18 @@ void add(std::string const& name) {
       std::string const suffix = "/" + std::to_string(rows) + "x" + std::to_string(columns) + "/batch_" + std::to_string(batch);
       benchmark::RegisterBenchmark((bench + name + suffix).c_str(), [=](benchmark::State& state) {
         static double const error = output_error<matrix, transposed, Accuracy>();
-        matrices<matrix> const all{rows, columns};
+        matrices<matrix> const all(rows, columns);
         if (!all.fill()) return state.SkipWithError("the arena is too small");
         auto const x = queries(batch * inputs, 9);
         std::vector<float> out(static_cast<std::size_t>(batch * outputs));
         auto scratch = scratch_of<matrix, transposed, Accuracy>(all.matrix(0).value(), batch);
-        std::int64_t i = 0;
+        std::vector<matrix> opened;  // of a variable rate, opening reads them
+        for (std::int64_t k = 0; k < all.count; ++k) opened.push_back(std::move(all.matrix(k)).value());
+        std::size_t i = 0;
         for (auto _ : state) {
-          auto const w = all.matrix(i++);
+          matrix const& w = opened[i++ % opened.size()];
           double const start = bench::thread_now();
-          if (!w || !product<matrix, transposed, Accuracy>(w.value(), x, out, scratch, batch)) state.SkipWithError("a product failed");
+          if (!product<matrix, transposed, Accuracy>(w, x, out, scratch, batch)) state.SkipWithError("a product failed");
           benchmark::ClobberMemory();
           state.SetIterationTime(bench::thread_now() - start);
         }
@@ -137,6 +160,7 @@ int main(int argc, char** argv) {
   bench::references = bench::peaks_line();
   using bf = pith::raw<bf16>;
   add<bf, integer_accuracy>("bf16");
+  add<dynamic_float<bf16>, integer_accuracy>("lossless");
   add<int8<per_token<64>, zero::none>, integer_accuracy>("int8");
   add<int8<per_token<64>, zero::real>, integer_accuracy>("int8_zero");
   add<int4<per_token<64>, zero::none>, integer_accuracy>("int4");

@@ -51,7 +51,7 @@ int tiles_that_differ() {
   int wrong = 0;
   for (int shuffle = 0; shuffle < 2; ++shuffle) {
     std::vector<T> all;
-    int const numbers = std::max(Tile::count, 1 << 8 * sizeof(T));
+    int const numbers = static_cast<int>(round_up(1 << 8 * sizeof(T), Tile::count));
     for (int i = 0; i < numbers; ++i) all.push_back(float_fields<T>::number(static_cast<word>(i * (shuffle == 0 ? 1 : 40503))));
     for (int first = 0; first < numbers; first += Tile::count)
       wrong += !comes_back<Tile>({all.begin() + first, all.begin() + first + Tile::count});
