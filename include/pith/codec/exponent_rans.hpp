@@ -18,9 +18,9 @@
 //                  then their frequencies - 1, and with escapes that of the escape, whose slots are the last;
 //                  then 32 states of 16 bits, the stream, and the escaped symbols as they are, in order
 //         Symbols that occur in fewer than 1 of 1024 numbers have no entry if there are two or more such; the least of those is the escape.
-// cost    Count = 8192, 12 entries: head and table 0.02 bit a number, states 0.06 bit, more than half of which is information of the symbols
-// errors  any bytes that check passes decode to some symbols: nothing is read more than 32 bytes behind the tail
-// from    Duda, Asymmetric numeral systems, 2013; Giesen, Interleaved entropy coders, 2014; DietGPU (Johnson et al.), 2022, for one stream
+// cost    Count = 8192, 12 entries: head and table 0.02 bit a number, states 0.06 bit, more than half of which is information of the
+// symbols errors  any bytes that check passes decode to some symbols: nothing is read more than 32 bytes behind the tail from    Duda,
+// Asymmetric numeral systems, 2013; Giesen, Interleaved entropy coders, 2014; DietGPU (Johnson et al.), 2022, for one stream
 //         of a warp; Hao et al., NeuZip, 2024, for exponents
 // differs DietGPU: states of 32 bits that move 16 at a time, 4 bytes a lane; tables of 2^9 to 2^11 slots
 #pragma once
@@ -123,28 +123,34 @@ struct rans_exponents_tile {
     int const kind = static_cast<int>(tail[0]), counted = steps - (kind - 2);
     if (kind == 0) return void(memcpy(symbols, tail + 1, Count));
     if (kind == 1) return void(memset(symbols, static_cast<int>(tail[1]), Count));
-    std::uint32_t slots[256], states[lanes];
+    // Apart and by eights: compilers gather neighbours into vectors, whose loads wait for stores, and spill the stream of all 32.
+    struct {
+      std::uint32_t x, apart;
+    } states[lanes];
+    std::uint32_t slots[256];
     std::byte const *at = tail + load_rans_slots(tail, slots), *const escapes = tail + tail_bytes - load_le<std::uint16_t>(tail + 2);
-    for (int lane = 0; lane < lanes; ++lane, at += 2) states[lane] = load_le<std::uint16_t>(at);
+    for (int lane = 0; lane < lanes; ++lane, at += 2) states[lane].x = load_le<std::uint16_t>(at);
     std::uint8_t* out = symbols;
-    for (int t = 0; t < counted; ++t, out += lanes) {
+    for (int t = 0; t < counted; ++t) {
       at = at < escapes ? at : escapes;
-      PITH_UNROLL
-      for (int lane = 0; lane < lanes; ++lane) {
-        std::uint32_t x = states[lane];
-        std::uint32_t const slot = slots[x & 255u];
-        out[lane] = static_cast<std::uint8_t>(slot);
-        // Arithmetic: as a condition it would be a branch, taken one time in three.
-        std::uint64_t const more = std::uint64_t{0} - rans_take(x, slot);
-        states[lane] = x << (more & 8) | (static_cast<std::uint32_t>(*at) & static_cast<std::uint32_t>(more));
-        at -= static_cast<std::int64_t>(more);
+      for (int first = 0; first < lanes; first += 8) {
+        PITH_UNROLL
+        for (int k = 0; k < 8; ++k) {
+          std::uint32_t x = states[first + k].x;
+          std::uint32_t const slot = slots[x & 255u];
+          *out++ = static_cast<std::uint8_t>(slot);
+          // Arithmetic: as a condition it would be a branch, taken one time in three.
+          std::uint64_t const more = std::uint64_t{0} - rans_take(x, slot);
+          states[first + k].x = x << (more & 8) | (static_cast<std::uint32_t>(*at) & static_cast<std::uint32_t>(more));
+          at -= static_cast<std::int64_t>(more);
+        }
       }
     }
-    for (int t = counted; t < steps; ++t, out += lanes)
-      for (int lane = 0; lane < lanes; ++lane) {
-        std::uint32_t const slot = slots[states[lane] & 255u];
-        out[lane] = static_cast<std::uint8_t>(slot);
-        (void)rans_take(states[lane], slot);
+    for (int t = counted; t < steps; ++t)
+      for (auto& state : states) {
+        std::uint32_t const slot = slots[state.x & 255u];
+        *out++ = static_cast<std::uint8_t>(slot);
+        (void)rans_take(state.x, slot);
       }
     std::uint8_t* const end = symbols + Count;
     std::byte const* escape = escapes;
