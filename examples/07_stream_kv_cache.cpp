@@ -6,7 +6,6 @@
 //   07_stream_kv_cache --windows 16 --continued 1024 --calibration 16   a measurement
 //
 // Passes if the lossless stream is exact, and if some level is smaller than INT8 pages by 1.8 times or more at a perplexity at most 1 % above theirs.
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
@@ -149,16 +148,27 @@ struct outcome {
 int main(int argc, char** argv) {
   std::string folder = PITH_SOURCE_DIR "/examples/model";
   int windows = 1, calibration = 4, continued = 256, chunk = 128, group = 0, tables = 0, lossless_tables = 0;
-  CLI::App options("Streams the KV cache of held-out text and measures what each level saves and costs.");
-  options.add_option("--windows", windows, "texts to measure, each of the model's context");
-  options.add_option("--calibration", calibration, "texts of half a context that the statistics are fitted on");
-  options.add_option("--continued", continued, "bytes that each text is continued by, up to half a context");
-  options.add_option("--chunk", chunk, "tokens of a chunk, at most 256");
-  options.add_option("--group", group, "tokens from one anchor to the next in the fitted stream");
-  options.add_option("--tables", tables, "tables of frequencies a level");
-  options.add_option("--lossless-tables", lossless_tables, "tables of frequencies of the lossless level");
-  options.add_option("--model", folder, "folder of pith-kjv.safetensors and held_out.txt");
-  CLI11_PARSE(options, argc, argv);
+  struct { char const *name, *what; int* to; } const options[] = {
+      {"--windows", "texts to measure, each of the model's context", &windows},
+      {"--calibration", "texts of half a context that the statistics are fitted on", &calibration},
+      {"--continued", "bytes that each text is continued by, up to half a context", &continued},
+      {"--chunk", "tokens of a chunk, at most 256", &chunk},
+      {"--group", "tokens from one anchor to the next in the fitted stream", &group},
+      {"--tables", "tables of frequencies of a level", &tables},
+      {"--lossless-tables", "tables of frequencies of the lossless level", &lossless_tables}};
+  for (int i = 1; i < argc; i += 2) {
+    auto const* const found = std::find_if(std::begin(options), std::end(options), [&](auto const& o) { return argv[i] == std::string_view(o.name); });
+    bool const names_model = argv[i] == std::string_view("--model");
+    if (i + 1 == argc || (!names_model && (found == std::end(options) || std::atoi(argv[i + 1]) < 1))) {
+      for (auto const& o : options) std::fprintf(stderr, "%-18s %s (a number, 1 or more)\n", o.name, o.what);
+      std::fprintf(stderr, "%-18s folder of pith-kjv.safetensors and held_out.txt\n", "--model");
+      return 2;
+    }
+    if (names_model)
+      folder = argv[i + 1];
+    else
+      *found->to = std::atoi(argv[i + 1]);
+  }
 
   std::string weights, text;
   if (!read_file(folder + "/pith-kjv.safetensors", weights) || !read_file(folder + "/held_out.txt", text)) {
