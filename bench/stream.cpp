@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Encoding and decoding chunks of KV streams: 128 tokens of a layer of 1024 channels of keys and of values, bf16 rows, one thread.
 //
-// Four chunks are visited in turn. Times are of the processor; GB/s are of bf16 numbers, and the floor is copying as many bytes with memcpy in the same run.
-// The numbers are a Gaussian walk, x = 0.5 before + noise; the error is the relative root mean square of what comes back.
+// Four chunks are visited in turn. Times are of the processor; GB/s are of bf16 numbers, and the floor is copying as many bytes with memcpy
+// in the same run. The numbers are a Gaussian walk, x = 0.5 before + noise; the error is the relative root mean square of what comes back.
 #include <cmath>
 #include <functional>
 #include <memory>
@@ -41,12 +41,16 @@ struct chunks {
     pith::stream_fit::rows const layer{{x.data(), {different * tokens, channels}}, {x.data() + numbers, {different * tokens, channels}}};
     return std::move(pith::stream_fit::fit({&layer, 1}, options)).value();
   }
-  pith::matrix_view<bf16> part(std::vector<bf16>& of, std::int64_t i, bool values) { return {of.data() + i * rows + values * numbers, {tokens, channels}}; }
+  pith::matrix_view<bf16> part(std::vector<bf16>& of, std::int64_t i, bool values) {
+    return {of.data() + i * rows + values * numbers, {tokens, channels}};
+  }
   std::int64_t encode(std::int64_t i, int level) {
     auto const size = pith::kv_stream(model).encode<bf16>(level, 0, 0, part(from, i, false), part(from, i, true), packed[i]);
     return size ? size.value() : 0;
   }
-  bool decode(std::int64_t i) { return static_cast<bool>(pith::kv_stream(model).decode<bf16>(packed[i], part(back, i, false), part(back, i, true))); }
+  bool decode(std::int64_t i) {
+    return static_cast<bool>(pith::kv_stream(model).decode<bf16>(packed[i], part(back, i, false), part(back, i, true)));
+  }
   double error() {
     double off = 0, size = 0;
     for (int i = 0; i < different; ++i) static_cast<void>(decode(i));
@@ -59,17 +63,20 @@ struct chunks {
 };
 
 void add(std::string const& name, double error, std::function<bool(std::int64_t)> step) {
-  benchmark::RegisterBenchmark(("stream/" + name).c_str(), [=](benchmark::State& state) {
-    std::int64_t i = 0;
-    for (auto _ : state) {
-      if (!step(i++ % different)) state.SkipWithError("failed");
-      benchmark::ClobberMemory();
-    }
-    state.SetLabel("stream/memcpy");
-    state.counters["packed_bytes"] = 2.0 * rows * sizeof(bf16);
-    state.counters["values"] = 2.0 * rows;
-    state.counters["error"] = error;
-  })->MinTime(0.05)->Unit(benchmark::kMicrosecond);
+  benchmark::RegisterBenchmark(("stream/" + name).c_str(),
+                               [=](benchmark::State& state) {
+                                 std::int64_t i = 0;
+                                 for (auto _ : state) {
+                                   if (!step(i++ % different)) state.SkipWithError("failed");
+                                   benchmark::ClobberMemory();
+                                 }
+                                 state.SetLabel("stream/memcpy");
+                                 state.counters["packed_bytes"] = 2.0 * rows * sizeof(bf16);
+                                 state.counters["values"] = 2.0 * rows;
+                                 state.counters["error"] = error;
+                               })
+      ->MinTime(0.05)
+      ->Unit(benchmark::kMicrosecond);
 }
 
 }  // namespace
@@ -80,14 +87,18 @@ int main(int argc, char** argv) {
   auto const copied = std::make_shared<chunks>(pith::stream_options{}, 0);
   auto const copy = [=](std::int64_t i) {
     for (bool const values : {false, true})
-      std::memcpy(copied->part(copied->back, i % different, values).data, copied->part(copied->from, i % different, values).data, rows * sizeof(bf16));
+      std::memcpy(copied->part(copied->back, i % different, values).data, copied->part(copied->from, i % different, values).data,
+                  rows * sizeof(bf16));
     return true;
   };
   bench::floor_name = "memcpy of the rows, one thread";
   bench::floor_rule = "the same bytes at the speed of that memcpy";
   bench::read_bandwidth = bench::measure_rate(2 * rows * sizeof(bf16), copy);
   add("memcpy", 0, copy);
-  struct { char const* name; pith::stream_options const options; } const kinds[] = {{"fitted", {}}, {"published", pith::cachegen}};
+  struct {
+    char const* name;
+    pith::stream_options const options;
+  } const kinds[] = {{"fitted", {}}, {"published", pith::cachegen}};
   for (auto const& kind : kinds)
     for (int const level : {pith::lossless_level, 1, 2, 4}) {
       if (level == pith::lossless_level && &kind != &kinds[0]) continue;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sends the keys and values of a text as a compressed stream instead of computing them again: fits the stream's statistics on one text, streams
-// the KV of others at every level, and continues each text from what was decoded.
+// Sends the keys and values of a text as a compressed stream instead of computing them again: fits the stream's statistics on one text,
+// streams the KV of others at every level, and continues each text from what was decoded.
 //
 //   07_stream_kv_cache                                                  a look, seconds
 //   07_stream_kv_cache --windows 16 --continued 1024 --calibration 16   a measurement
 //
-// Passes if the lossless stream is exact, and if some level is smaller than INT8 pages by 1.8 times or more at a perplexity at most 1 % above theirs.
+// Passes if the lossless stream is exact, and if some level is smaller than INT8 pages by 1.8 times or more at a perplexity at most 1 %
+// above theirs.
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
@@ -54,7 +55,9 @@ double continue_from(llama const& model, kv_rows const& rows, std::string_view w
   llama_config const& c = model.config;
   exact_cache cache(c, c.context);
   for (int layer = 0; layer < c.layers; ++layer) {
-    auto const view = [&](auto const& of) { return rows_view(of[static_cast<std::size_t>(layer)].data(), {context, c.kv_heads, c.head_dim}); };
+    auto const view = [&](auto const& of) {
+      return rows_view(of[static_cast<std::size_t>(layer)].data(), {context, c.kv_heads, c.head_dim});
+    };
     static_cast<void>(cache.append(layer, view(rows.keys), view(rows.values)));
   }
   std::vector<float> logits;
@@ -65,7 +68,8 @@ double continue_from(llama const& model, kv_rows const& rows, std::string_view w
   for (int at = context; at < end; at += chunk) {
     std::string_view const part = window.substr(static_cast<std::size_t>(at), static_cast<std::size_t>(std::min(chunk, end - at)));
     static_cast<void>(forward(model, part, at, cache, logits, scratch));
-    for (std::size_t t = 0; t < part.size(); ++t) bits += surprise_bits(std::span<float const>(logits).subspan(t * vocab, vocab), window[static_cast<std::size_t>(at) + t + 1]);
+    for (std::size_t t = 0; t < part.size(); ++t)
+      bits += surprise_bits(std::span<float const>(logits).subspan(t * vocab, vocab), window[static_cast<std::size_t>(at) + t + 1]);
   }
   return bits / (end - context);
 }
@@ -113,7 +117,8 @@ pith::result<std::int64_t> through(pith::stream_model const& model, int level, k
       for (float const x : from) to.push_back(pith::from_float<T>(x));
       return to;
     };
-    std::vector<T> keys = convert(rows.keys[static_cast<std::size_t>(layer)]), values = convert(rows.values[static_cast<std::size_t>(layer)]);
+    std::vector<T> keys = convert(rows.keys[static_cast<std::size_t>(layer)]),
+                   values = convert(rows.values[static_cast<std::size_t>(layer)]);
     std::int64_t const tokens = static_cast<std::int64_t>(keys.size()) / shape.key_channels;
     for (std::int64_t first = 0; first < tokens; first += chunk) {
       std::int64_t const count = std::min<std::int64_t>(chunk, tokens - first);
@@ -148,16 +153,19 @@ struct outcome {
 int main(int argc, char** argv) {
   std::string folder = PITH_SOURCE_DIR "/examples/model";
   int windows = 1, calibration = 4, continued = 256, chunk = 128, group = 0, tables = 0, lossless_tables = 0;
-  struct { char const *name, *what; int* to; } const options[] = {
-      {"--windows", "texts to measure, each of the model's context", &windows},
-      {"--calibration", "texts of half a context that the statistics are fitted on", &calibration},
-      {"--continued", "bytes that each text is continued by, up to half a context", &continued},
-      {"--chunk", "tokens of a chunk, at most 256", &chunk},
-      {"--group", "tokens from one anchor to the next in the fitted stream", &group},
-      {"--tables", "tables of frequencies of a level", &tables},
-      {"--lossless-tables", "tables of frequencies of the lossless level", &lossless_tables}};
+  struct {
+    char const *name, *what;
+    int* to;
+  } const options[] = {{"--windows", "texts to measure, each of the model's context", &windows},
+                       {"--calibration", "texts of half a context that the statistics are fitted on", &calibration},
+                       {"--continued", "bytes that each text is continued by, up to half a context", &continued},
+                       {"--chunk", "tokens of a chunk, at most 256", &chunk},
+                       {"--group", "tokens from one anchor to the next in the fitted stream", &group},
+                       {"--tables", "tables of frequencies of a level", &tables},
+                       {"--lossless-tables", "tables of frequencies of the lossless level", &lossless_tables}};
   for (int i = 1; i < argc; i += 2) {
-    auto const* const found = std::find_if(std::begin(options), std::end(options), [&](auto const& o) { return argv[i] == std::string_view(o.name); });
+    auto const* const found =
+        std::find_if(std::begin(options), std::end(options), [&](auto const& o) { return argv[i] == std::string_view(o.name); });
     bool const names_model = argv[i] == std::string_view("--model");
     if (i + 1 == argc || (!names_model && (found == std::end(options) || std::atoi(argv[i + 1]) < 1))) {
       for (auto const& o : options) std::fprintf(stderr, "%-18s %s (a number, 1 or more)\n", o.name, o.what);
@@ -199,10 +207,13 @@ int main(int argc, char** argv) {
     if (tables > 0) o->tables = tables;
     if (lossless_tables > 0) o->lossless_tables = lossless_tables;
   }
-  struct { char const* name; pith::result<pith::stream_model> model; } const streams[] = {
-      {"fitted", pith::stream_fit::fit(layers, fitted)}, {"published", pith::stream_fit::fit(layers, published)}};
+  struct {
+    char const* name;
+    pith::result<pith::stream_model> model;
+  } const streams[] = {{"fitted", pith::stream_fit::fit(layers, fitted)}, {"published", pith::stream_fit::fit(layers, published)}};
   for (auto const& s : streams) {
-    if (!s.model) return std::fprintf(stderr, "fit: %s at %lld\n", pith::message(s.model.error().code), static_cast<long long>(s.model.error().at)), 1;
+    if (!s.model)
+      return std::fprintf(stderr, "fit: %s at %lld\n", pith::message(s.model.error().code), static_cast<long long>(s.model.error().at)), 1;
     std::printf("model %-10s %lld bytes stored, shared by all chunks\n", s.name, static_cast<long long>(s.model.value().stored_bytes()));
   }
 
@@ -228,15 +239,19 @@ int main(int argc, char** argv) {
       for (int level = 0; level <= shared.levels(); ++level) {
         bool const lossless = level == pith::lossless_level;
         if (lossless && &s != &streams[0]) continue;  // the same
-        auto const bytes = lossless ? through<pith::bf16>(shared, level, rows, chunk, decoded) : through<float>(shared, level, rows, chunk, decoded);
-        if (!bytes) return std::fprintf(stderr, "stream: %s at %lld\n", pith::message(bytes.error().code), static_cast<long long>(bytes.error().at)), 1;
+        auto const bytes =
+            lossless ? through<pith::bf16>(shared, level, rows, chunk, decoded) : through<float>(shared, level, rows, chunk, decoded);
+        if (!bytes)
+          return std::fprintf(stderr, "stream: %s at %lld\n", pith::message(bytes.error().code), static_cast<long long>(bytes.error().at)),
+                 1;
         if (lossless)
           for (std::size_t l = 0; l < rows.keys.size(); ++l)
             for (std::size_t i = 0; i < rows.keys[l].size(); ++i)
               exact = exact && decoded.keys[l][i] == pith::to_float(pith::from_float<pith::bf16>(rows.keys[l][i])) &&
                       decoded.values[l][i] == pith::to_float(pith::from_float<pith::bf16>(rows.values[l][i]));
         char name[64];
-        std::snprintf(name, sizeof name, lossless ? "lossless" : "%s %.2f", s.name, lossless ? 0.0 : static_cast<double>(shared.factor(level)));
+        std::snprintf(name, sizeof name, lossless ? "lossless" : "%s %.2f", s.name,
+                      lossless ? 0.0 : static_cast<double>(shared.factor(level)));
         row(name, 8.0 * static_cast<double>(bytes.value()) / values, continue_from(model, decoded, window, context, continued));
       }
     }
@@ -249,7 +264,8 @@ int main(int argc, char** argv) {
   };
   double const reference = mean(outcomes[0].bits), int8 = outcomes[1].bits_per_value;
   double const limit = mean(outcomes[1].bits) + std::log2(1.01);
-  std::printf("%d windows, %d tokens streamed and %d continued, chunks of %d tokens\n\n", windows, context, std::min(continued, c.context - context), chunk);
+  std::printf("%d windows, %d tokens streamed and %d continued, chunks of %d tokens\n\n", windows, context,
+              std::min(continued, c.context - context), chunk);
   std::printf("%-16s %14s %8s %8s %14s %22s\n", "stream", "bits per value", "to bf16", "to INT8", "bits per byte", "perplexity change, %");
   bool reached = false;
   for (outcome const& o : outcomes) {
@@ -257,8 +273,8 @@ int main(int argc, char** argv) {
     double square = 0;
     for (std::size_t i = 0; i < o.bits.size(); ++i) square += std::pow(o.bits[i] - outcomes[0].bits[i] - change, 2);
     double const count = static_cast<double>(o.bits.size()), error = count > 1 ? std::sqrt(square / count / (count - 1)) : 0;
-    std::printf("%-16s %14.3f %8.2f %8.2f %14.4f %14.2f +- %.2f\n", o.name.c_str(), o.bits_per_value, 16 / o.bits_per_value, int8 / o.bits_per_value, mean(o.bits),
-                100 * (std::exp2(change) - 1), 100 * error * std::log(2.0));
+    std::printf("%-16s %14.3f %8.2f %8.2f %14.4f %14.2f +- %.2f\n", o.name.c_str(), o.bits_per_value, 16 / o.bits_per_value,
+                int8 / o.bits_per_value, mean(o.bits), 100 * (std::exp2(change) - 1), 100 * error * std::log(2.0));
     reached = reached || (int8 / o.bits_per_value >= 1.8 && mean(o.bits) <= limit);
   }
   if (!exact) std::printf("the lossless stream is not exact\n");

@@ -36,11 +36,13 @@ struct text {
   std::vector<float> keys[3], values[3];
   int tokens;
   text(std::uint64_t seed, int count) : tokens(count) {
-    for (std::uint64_t l = 0; l < 3; ++l) keys[l] = walk(seed + 2 * l, count, shape.key_channels), values[l] = walk(seed + 2 * l + 1, count, shape.value_channels);
+    for (std::uint64_t l = 0; l < 3; ++l)
+      keys[l] = walk(seed + 2 * l, count, shape.key_channels), values[l] = walk(seed + 2 * l + 1, count, shape.value_channels);
   }
   std::vector<pith::stream_fit::rows> layers() const {
     std::vector<pith::stream_fit::rows> out;
-    for (int l = 0; l < 3; ++l) out.push_back({{keys[l].data(), {tokens, shape.key_channels}}, {values[l].data(), {tokens, shape.value_channels}}});
+    for (int l = 0; l < 3; ++l)
+      out.push_back({{keys[l].data(), {tokens, shape.key_channels}}, {values[l].data(), {tokens, shape.value_channels}}});
     return out;
   }
 };
@@ -59,7 +61,9 @@ struct rows_of {
   std::vector<T> keys, values;
   int tokens;
   explicit rows_of(int count, T with = T{})
-      : keys(static_cast<std::size_t>(count * shape.key_channels), with), values(static_cast<std::size_t>(count * shape.value_channels), with), tokens(count) {}
+      : keys(static_cast<std::size_t>(count * shape.key_channels), with),
+        values(static_cast<std::size_t>(count * shape.value_channels), with),
+        tokens(count) {}
   rows_of(text const& from, int layer, int count) : rows_of(count) {
     for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = pith::from_float<T>(from.keys[layer][i]);
     for (std::size_t i = 0; i < values.size(); ++i) values[i] = pith::from_float<T>(from.values[layer][i]);
@@ -163,13 +167,16 @@ TEST_CASE("kv_stream: the lossless level gives every bf16 bit back", "[cache][st
   CHECK(back.values == ordinary.values);
   CHECK(bytes.size() < 2 * 256 * static_cast<std::size_t>(shape.channels()) * 3 / 4);
 
-  // All 65536 patterns, one number among ordinary ones at a time of each chunk's channels, so that the symbols' path is taken; and as noise.
+  // All 65536 patterns, one number among ordinary ones at a time of each chunk's channels, so that the symbols' path is taken; and as
+  // noise.
   for (int mode = 0; mode < 2; ++mode) {
     int coded = 0;
     for (std::uint32_t next = 0; next < 65536;) {
       rows_of<bf16> rows(text(300, 128), 0, 128);
-      for (std::size_t i = 0; i < rows.keys.size() && next < 65536; i += mode == 0 ? 5 : 1) rows.keys[i] = bf16{static_cast<std::uint16_t>(next++)};
-      for (std::size_t i = 0; i < rows.values.size() && next < 65536; i += mode == 0 ? 5 : 1) rows.values[i] = bf16{static_cast<std::uint16_t>(next++ * 40503u)};
+      for (std::size_t i = 0; i < rows.keys.size() && next < 65536; i += mode == 0 ? 5 : 1)
+        rows.keys[i] = bf16{static_cast<std::uint16_t>(next++)};
+      for (std::size_t i = 0; i < rows.values.size() && next < 65536; i += mode == 0 ? 5 : 1)
+        rows.values[i] = bf16{static_cast<std::uint16_t>(next++ * 40503u)};
       auto const chunk = encoded(fitted(), 0, 0, rows);
       auto const same = decoded<bf16>(fitted(), chunk, 128);
       REQUIRE(same.keys == rows.keys);
@@ -183,8 +190,10 @@ TEST_CASE("kv_stream: the lossless level gives every bf16 bit back", "[cache][st
 TEST_CASE("kv_stream: what has no symbol is stored as it was", "[cache][stream][edge]") {
   for (stream_model const* m : {&fitted(), &published()}) {
     rows_of<float> rows(text(400, 64), 0, 64);
-    float const odd[] = {pith::bits_float(0x7fc01234u), pith::bits_float(0xff800000u), pith::bits_float(0x7f800000u), 3e38f, -3e38f, 1e-42f, 65504.0f, 1e6f};
-    for (std::size_t i = 0; i < 8; ++i) rows.keys[i * 91] = odd[i], rows.values[i * 97] = odd[i];  // in anchors and others, what follows refers to them
+    float const odd[] = {
+        pith::bits_float(0x7fc01234u), pith::bits_float(0xff800000u), pith::bits_float(0x7f800000u), 3e38f, -3e38f, 1e-42f, 65504.0f, 1e6f};
+    for (std::size_t i = 0; i < 8; ++i)
+      rows.keys[i * 91] = odd[i], rows.values[i * 97] = odd[i];  // in anchors and others, what follows refers to them
     for (int level = 1; level <= m->levels(); ++level) {
       auto const back = decoded<float>(*m, encoded(*m, level, 0, rows), 64);
       for (std::size_t i = 0; i < 8; ++i)
@@ -192,13 +201,15 @@ TEST_CASE("kv_stream: what has no symbol is stored as it was", "[cache][stream][
           CHECK(pith::float_bits(back.keys[i * 91]) == pith::float_bits(odd[i]));
           CHECK(pith::float_bits(back.values[i * 97]) == pith::float_bits(odd[i]));
         }
-      for (float const x : back.values) CHECK((!pith::is_finite(x) || std::abs(x) < 70 || x == 1e6f || x == 65504.0f || std::abs(x) == 3e38f));
+      for (float const x : back.values)
+        CHECK((!pith::is_finite(x) || std::abs(x) < 70 || x == 1e6f || x == 65504.0f || std::abs(x) == 3e38f));
     }
     // Nothing like what was fitted: the chunk is the numbers themselves, and exact.
     rows_of<float> noise(64);
     pith_test::random_bits random(5);
     for (auto* part : {&noise.keys, &noise.values})
-      for (float& x : *part) x = pith::bits_float(static_cast<std::uint32_t>(random()) | 0x46000000u);  // 8192 and more, infinities and NaNs
+      for (float& x : *part)
+        x = pith::bits_float(static_cast<std::uint32_t>(random()) | 0x46000000u);  // 8192 and more, infinities and NaNs
     auto const bytes = encoded(*m, 2, 0, noise);
     CHECK(bytes.size() == 56 + 4 * 64 * static_cast<std::size_t>(shape.channels()));
     auto const back = decoded<float>(*m, bytes, 64);
@@ -211,7 +222,9 @@ TEST_CASE("kv_stream: chunks are independent, follow one another, and may differ
   text const other(500, 256);
   std::vector<std::byte> all;
   std::vector<std::size_t> starts;
-  struct { int level, layer, tokens; } const parts[] = {{1, 0, 128}, {3, 1, 64}, {5, 2, 256}, {2, 0, 0}, {4, 1, 1}};
+  struct {
+    int level, layer, tokens;
+  } const parts[] = {{1, 0, 128}, {3, 1, 64}, {5, 2, 256}, {2, 0, 0}, {4, 1, 1}};
   for (auto const& p : parts) {
     rows_of<float> rows(other, p.layer, p.tokens);
     auto const bytes = encoded(fitted(), p.level, p.layer, rows);
@@ -248,7 +261,8 @@ TEST_CASE("kv_stream: calls that make no sense are refused", "[cache][stream]") 
   CHECK(stream.encode<float>(1, 0, 0, rows.v(), rows.k(), out).error() == pith::status{errc::shape_mismatch, shape.value_channels});
   CHECK(stream.encode<float>(1, 0, 0, rows.k(), rows.v().part(0, 15), out).error() == pith::status{errc::shape_mismatch, 15});
   std::int64_t const bound = kv_stream::bound_bytes(shape, 1, 16);
-  CHECK(stream.encode<float>(1, 0, 0, rows.k(), rows.v(), std::span(out).first(static_cast<std::size_t>(bound - 1))).error() == pith::status{errc::capacity_exceeded, bound});
+  CHECK(stream.encode<float>(1, 0, 0, rows.k(), rows.v(), std::span(out).first(static_cast<std::size_t>(bound - 1))).error() ==
+        pith::status{errc::capacity_exceeded, bound});
   auto const bytes = encoded(fitted(), 1, 0, rows);
   rows_of<float> shorter(15);
   CHECK(stream.decode<float>(bytes, shorter.k(), shorter.v()).error() == pith::status{errc::shape_mismatch, 15});
@@ -313,7 +327,8 @@ TEST_CASE("stream_model: a stored model is the same one, a broken one is refused
       REQUIRE(!stream_model::read(broken));
       continue;
     }
-    broken[random() % (i % 3 == 1 ? 64 : 32 + 8 * 3 * static_cast<std::size_t>(shape.channels()))] ^= static_cast<std::byte>(1 + random() % 255);
+    broken[random() % (i % 3 == 1 ? 64 : 32 + 8 * 3 * static_cast<std::size_t>(shape.channels()))] ^=
+        static_cast<std::byte>(1 + random() % 255);
     REQUIRE(!stream_model::read(broken));
     pith::fingerprint all;  // a right fingerprint over wrong contents
     all.add_bytes(broken.data(), static_cast<std::int64_t>(broken.size()) - 8);
@@ -327,7 +342,8 @@ TEST_CASE("stream_model: a stored model is the same one, a broken one is refused
   CHECK(accepted > 100);
 }
 
-TEST_CASE("kv_stream: the stored streams decode as their description says, and are encoded again to the same bytes", "[cache][stream][golden]") {
+TEST_CASE("kv_stream: the stored streams decode as their description says, and are encoded again to the same bytes",
+          "[cache][stream][golden]") {
   // tests/golden/decode_stream.py wrote the numbers from docs/formats/stream.md alone.
   auto const read = [](std::string const& name) {
     std::ifstream file(PITH_SOURCE_DIR "/tests/golden/stream_" + name, std::ios::binary);
@@ -346,17 +362,20 @@ TEST_CASE("kv_stream: the stored streams decode as their description says, and a
       auto const stored_name = name + "_level" + std::to_string(level);
       auto const chunk = read(stored_name + ".bin"), expected = read(stored_name + ".f32");
       std::vector<float> numbers(tokens * (key_channels + value_channels));
-      pith::matrix_view<float> const k(numbers.data(), {tokens, key_channels}), v(numbers.data() + tokens * key_channels, {tokens, value_channels});
+      pith::matrix_view<float> const k(numbers.data(), {tokens, key_channels}),
+          v(numbers.data() + tokens * key_channels, {tokens, value_channels});
       auto const decoded = kv_stream(model.value()).decode<float>(chunk, k, v);
       REQUIRE(decoded);
       CHECK(decoded.value().layer == 1);
       CHECK(decoded.value().first_token == 123456);
-      for (std::size_t i = 0; i < numbers.size(); ++i) REQUIRE(pith::float_bits(numbers[i]) == pith::load_le<std::uint32_t>(expected.data() + 4 * i));
+      for (std::size_t i = 0; i < numbers.size(); ++i)
+        REQUIRE(pith::float_bits(numbers[i]) == pith::load_le<std::uint32_t>(expected.data() + 4 * i));
 
       std::vector<bf16> input;
       for (std::size_t i = 0; i < numbers.size(); ++i) input.push_back(bf16{pith::load_le<std::uint16_t>(rows.data() + 4 * i + 2)});
       std::vector<std::byte> out(static_cast<std::size_t>(kv_stream::bound_bytes(model.value().shape(), level, tokens)));
-      pith::matrix_view<bf16 const> const keys(input.data(), {tokens, key_channels}), values(input.data() + tokens * key_channels, {tokens, value_channels});
+      pith::matrix_view<bf16 const> const keys(input.data(), {tokens, key_channels}),
+          values(input.data() + tokens * key_channels, {tokens, value_channels});
       auto const size = kv_stream(model.value()).encode<bf16>(level, 1, 123456, keys, values, out);
       REQUIRE(size);
       out.resize(static_cast<std::size_t>(size.value()));

@@ -56,7 +56,8 @@ struct context {
     for (int c = 0; c < chunks; ++c) {
       double size = equal ? 1e6 : 1e6 * (1.0 + 0.8 * static_cast<double>(random.uniform()));
       tokens.push_back(equal ? 1000 : 1000 + static_cast<std::int64_t>(random() % 1000));
-      for (int l = 0; l < levels; ++l, size *= equal ? 0.65 : 0.65 + 0.2 * static_cast<double>(random.uniform())) bytes.push_back(static_cast<std::int64_t>(size));
+      for (int l = 0; l < levels; ++l, size *= equal ? 0.65 : 0.65 + 0.2 * static_cast<double>(random.uniform()))
+        bytes.push_back(static_cast<std::int64_t>(size));
     }
   }
   pith::matrix_view<std::int64_t const> view() const { return {bytes.data(), {static_cast<std::int64_t>(tokens.size()), levels}}; }
@@ -65,7 +66,7 @@ struct context {
 
 struct run {
   double end = 0;
-  double after_first = 0;                       // when the first chunk was there
+  double after_first = 0;                         // when the first chunk was there
   std::vector<stream_controller::choice> chosen;  // for each chunk, the last answer
 };
 
@@ -125,7 +126,8 @@ TEST_CASE("stream_controller: at a steady rate the deadline is met whenever that
     bool const possible = r.after_first + least_seconds(of, 1, rate, options.seconds_per_token) <= options.deadline * (1 - 1e-9);
     if (possible) CHECK(r.end <= options.deadline * (1 + 1e-9));
     if (!possible) CHECK(r.end > options.deadline * (1 - 1e-8));
-    if (options.bytes_per_second > 0 && least_seconds(of, 0, rate, options.seconds_per_token) <= options.deadline * (1 - 1e-9)) CHECK(r.end <= options.deadline * (1 + 1e-9));
+    if (options.bytes_per_second > 0 && least_seconds(of, 0, rate, options.seconds_per_token) <= options.deadline * (1 - 1e-9))
+      CHECK(r.end <= options.deadline * (1 + 1e-9));
     (possible ? met : missed)++;
   }
   CHECK((met > 500 && missed > 500));
@@ -167,8 +169,11 @@ TEST_CASE("stream_controller: after a drop, what is possible at the new rate is 
   int checked = 0;
   for (int i = 0; i < 1000; ++i) {
     context const of(random, 12, 6, false);
-    double const before = 1e6, after = 1e6 * (0.15 + 0.1 * static_cast<double>(random.uniform())), when = 1 + 2 * std::abs(static_cast<double>(random.uniform()));
-    pith::stream_controller_options const options{.deadline = 6 + 12 * std::abs(static_cast<double>(random.uniform())), .seconds_per_token = i % 2 == 0 ? 2e-3 : 0, .bytes_per_second = before};
+    double const before = 1e6, after = 1e6 * (0.15 + 0.1 * static_cast<double>(random.uniform())),
+                 when = 1 + 2 * std::abs(static_cast<double>(random.uniform()));
+    pith::stream_controller_options const options{.deadline = 6 + 12 * std::abs(static_cast<double>(random.uniform())),
+                                                  .seconds_per_token = i % 2 == 0 ? 2e-3 : 0,
+                                                  .bytes_per_second = before};
     // Replay: at the end of the transfer that came second after the drop the new rate is known.
     auto controller = stream_controller::make(of.view(), of.tokens, options).value();
     trace const network{{{0, before}, {when, after}}};
@@ -212,7 +217,8 @@ TEST_CASE("stream_controller: with a margin as wide as the bandwidth swings, wha
     trace network;
     double const low = 4e5, high = 4e5 * (1 + static_cast<double>(i % 5)), period = 0.1 + std::abs(static_cast<double>(random.uniform()));
     for (int s = 0; s < 400; ++s) network.steps.push_back({s * period, s % 2 == 0 ? high : low});
-    pith::stream_controller_options const options{.deadline = 2 + 20 * std::abs(static_cast<double>(random.uniform())), .bytes_per_second = high, .margin = high / low - 1};
+    pith::stream_controller_options const options{
+        .deadline = 2 + 20 * std::abs(static_cast<double>(random.uniform())), .bytes_per_second = high, .margin = high / low - 1};
     run const r = simulate(of, network, options);
     if (least_seconds(of, 0, low, 0) > options.deadline) continue;
     ++possible;
@@ -255,7 +261,9 @@ TEST_CASE("stream_controller: without an estimate the first chunk comes at the g
 TEST_CASE("stream_controller: numbers that make no sense are refused", "[cache][stream]") {
   pith_test::random_bits random(8);
   context of(random, 3, 4, true);
-  auto const code = [&](pith::stream_controller_options const& options) { return stream_controller::make(of.view(), of.tokens, options).error(); };
+  auto const code = [&](pith::stream_controller_options const& options) {
+    return stream_controller::make(of.view(), of.tokens, options).error();
+  };
   CHECK(code({.deadline = -1}) == pith::status{errc::out_of_range, -1});
   CHECK(code({.deadline = std::nan("")}) == pith::status{errc::out_of_range, -1});
   CHECK(code({.deadline = 1, .memory = 1}) == pith::status{errc::out_of_range, -1});

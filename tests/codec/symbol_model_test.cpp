@@ -45,10 +45,12 @@ std::vector<std::byte> write(symbol_model const& m, sample const& of, std::size_
   std::vector<std::byte> buffer(room + 32, std::byte{0xa5});
   pith::symbol_writer writer(buffer.data() + 16, buffer.data() + 16 + room);
   for (int c = contexts - 1; c >= 0; --c)
-    writer.run<PlainBits>(m.of(c), static_cast<int>(of.symbols[c].size()), [&](int i) { return of.symbols[c][static_cast<std::size_t>(i)]; },
-                          [&](int i) { return of.plain[c][static_cast<std::size_t>(i)]; });
+    writer.run<PlainBits>(
+        m.of(c), static_cast<int>(of.symbols[c].size()), [&](int i) { return of.symbols[c][static_cast<std::size_t>(i)]; },
+        [&](int i) { return of.plain[c][static_cast<std::size_t>(i)]; });
   std::byte* const first = writer.finish();
-  for (int i = 0; i < 16; ++i) REQUIRE((buffer[static_cast<std::size_t>(i)] == std::byte{0xa5} && buffer[room + 16 + static_cast<std::size_t>(i)] == std::byte{0xa5}));
+  for (int i = 0; i < 16; ++i)
+    REQUIRE((buffer[static_cast<std::size_t>(i)] == std::byte{0xa5} && buffer[room + 16 + static_cast<std::size_t>(i)] == std::byte{0xa5}));
   if (writer.full()) return {};
   return {first, buffer.data() + 16 + room};
 }
@@ -164,7 +166,8 @@ TEST_CASE("symbol_model: a stored model is the same one, a broken one is refused
   CHECK(stored(again.value()) == bytes);
   CHECK(wrong<32>(again.value(), of, write<32>(m, of)) == 0);
   for (std::size_t size = 0; size < bytes.size(); ++size) {
-    std::vector<std::byte> const cut(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(size));  // its own block: reads behind it are seen
+    std::vector<std::byte> const cut(bytes.begin(),
+                                     bytes.begin() + static_cast<std::ptrdiff_t>(size));  // its own block: reads behind it are seen
     CHECK(!symbol_model::read(cut));
   }
   pith_test::random_bits random(7);

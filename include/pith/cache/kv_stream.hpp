@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Chunks of a compressed KV stream: the keys and values of a run of tokens of one layer as bytes that can be decoded alone. Layers of the same tokens
-// are chunks of their own, so that the first can be used while the others are on their way; each may have another level.
+// Chunks of a compressed KV stream: the keys and values of a run of tokens of one layer as bytes that can be decoded alone. Layers of the
+// same tokens are chunks of their own, so that the first can be used while the others are on their way; each may have another level.
 //
 //   0    "PKVS"
 //   4    1: version 1;  5: level;  6: coding, 0 symbols, 1 numbers as they are (f32, lossless bf16);  7: 0
@@ -15,7 +15,8 @@
 // Little-endian. docs/formats/stream.md says it with pictures.
 //
 // bytes   at most 56 and the numbers as they are: 4 each, lossless 2
-// errors  of encode  shape_mismatch, out_of_range (layer, level, more than 256 tokens), unsupported (lossless, but not bf16), capacity_exceeded
+// errors  of encode  shape_mismatch, out_of_range (layer, level, more than 256 tokens), unsupported (lossless, but not bf16),
+// capacity_exceeded
 //         of decode  truncated, bad_format (at: the byte), wrong_format (another stream_model), shape_mismatch (rows of other extents);
 //                    with a right check over wrong contents, rows may have been written before an error is found
 // nan     any number passes: what has no symbol is stored as it was
@@ -121,10 +122,12 @@ class kv_stream {
     std::uint64_t const bytes = load_le<std::uint64_t>(at + 40);
     std::int64_t const most = header_bytes + number_bytes(level) * tokens * shape.channels();
     std::int64_t const least = header_bytes + symbol_states_bytes + (level == lossless_level ? plain_bytes(tokens) * shape.channels() : 0);
-    if (as_is ? bytes != static_cast<std::uint64_t>(most) : bytes < static_cast<std::uint64_t>(least) || bytes >= static_cast<std::uint64_t>(most))
+    if (as_is ? bytes != static_cast<std::uint64_t>(most)
+              : bytes < static_cast<std::uint64_t>(least) || bytes >= static_cast<std::uint64_t>(most))
       return status{errc::bad_format, 40};
     if (bytes > from.size()) return status{errc::truncated, size};
-    return stream_chunk{static_cast<int>(layer), level, tokens, static_cast<std::int64_t>(load_le<std::uint64_t>(at + 24)), static_cast<std::int64_t>(bytes), as_is};
+    return stream_chunk{static_cast<int>(layer),          level, tokens, static_cast<std::int64_t>(load_le<std::uint64_t>(at + 24)),
+                        static_cast<std::int64_t>(bytes), as_is};
   }
 
   // Decodes the chunk that `from` begins with; the rows have its tokens and the model's channels.
@@ -136,7 +139,8 @@ class kv_stream {
     stream_shape const& shape = model_->shape();
     for (auto const* rows : {&keys, &values}) {
       if (rows->extent[0] != chunk.tokens) return status{errc::shape_mismatch, rows->extent[0]};
-      if (rows->extent[1] != (rows == &keys ? shape.key_channels : shape.value_channels)) return status{errc::shape_mismatch, rows->extent[1]};
+      if (rows->extent[1] != (rows == &keys ? shape.key_channels : shape.value_channels))
+        return status{errc::shape_mismatch, rows->extent[1]};
     }
     if (load_le<std::uint64_t>(from.data() + check_at) != check_of(from.data(), chunk.bytes)) return status{errc::bad_format, check_at};
     std::byte const *at = from.data() + header_bytes, *const end = from.data() + chunk.bytes;
@@ -206,7 +210,8 @@ class kv_stream {
   template <class T>
   void write_part(int level, int layer, int part, matrix_view<T const> rows, symbol_writer& writer) const {
     stream_block block;
-    int const tokens = static_cast<int>(rows.extent[0]), channels = static_cast<int>(rows.extent[1]), anchors = stream_block::anchors(tokens, model_->group());
+    int const tokens = static_cast<int>(rows.extent[0]), channels = static_cast<int>(rows.extent[1]),
+              anchors = stream_block::anchors(tokens, model_->group());
     for (int c = (channels - 1) / stream_lanes * stream_lanes; c >= 0 && !writer.full(); c -= stream_lanes) {
       int const lanes = std::min(stream_lanes, channels - c);
       for (int t = 0; t < tokens; ++t) {
@@ -220,22 +225,26 @@ class kv_stream {
       for (int i = lanes - 1; i >= 0; --i)
         for (bool const other : {true, false}) {
           int const first = other ? anchors : 0, count = other ? tokens - anchors : anchors;
-          writer.run<exact_bits>(model_->table(level, layer, other, first_of(part) + c + i), count, [&](int n) { return block.symbol[first + n][i]; },
-                                 [&](int n) { return float_bits(block.exact[first + n][i]); });
+          writer.run<exact_bits>(
+              model_->table(level, layer, other, first_of(part) + c + i), count, [&](int n) { return block.symbol[first + n][i]; },
+              [&](int n) { return float_bits(block.exact[first + n][i]); });
         }
     }
   }
   template <class T>
   void read_part(int level, int layer, int part, matrix_view<T> rows, symbol_reader& reader) const {
     stream_block block;
-    int const tokens = static_cast<int>(rows.extent[0]), channels = static_cast<int>(rows.extent[1]), anchors = stream_block::anchors(tokens, model_->group());
+    int const tokens = static_cast<int>(rows.extent[0]), channels = static_cast<int>(rows.extent[1]),
+              anchors = stream_block::anchors(tokens, model_->group());
     for (int c = 0; c < channels; c += stream_lanes) {
       int const lanes = std::min(stream_lanes, channels - c);
       for (int i = 0; i < lanes; ++i)
         for (bool const other : {false, true}) {
           int const first = other ? anchors : 0, count = other ? tokens - anchors : anchors;
-          reader.run<exact_bits>(model_->table(level, layer, other, first_of(part) + c + i), count, [&](int n, std::uint8_t s) { block.symbol[first + n][i] = s; },
-                                 [&](int n, std::uint32_t bits) { block.exact[first + n][i] = bits_float(bits); });
+          reader.run<exact_bits>(
+              model_->table(level, layer, other, first_of(part) + c + i), count,
+              [&](int n, std::uint8_t s) { block.symbol[first + n][i] = s; },
+              [&](int n, std::uint32_t bits) { block.exact[first + n][i] = bits_float(bits); });
         }
       for (int i = lanes; i < stream_lanes; ++i)
         for (int t = 0; t < tokens; ++t) block.symbol[t][i] = stream_model::middle;
@@ -253,7 +262,8 @@ class kv_stream {
   // Columns of bf16 numbers are taken sixteen at a time: a column of rows alone would read a line of memory for each number.
   void write_lossless(int layer, int part, matrix_view<bf16 const> rows, std::byte* plain, symbol_writer& writer) const {
     std::uint16_t x[stream_lanes][stream_tokens];
-    int const tokens = static_cast<int>(rows.extent[0]), channels = static_cast<int>(rows.extent[1]), top = model_->top_exponent(layer, part);
+    int const tokens = static_cast<int>(rows.extent[0]), channels = static_cast<int>(rows.extent[1]),
+              top = model_->top_exponent(layer, part);
     for (int first = (channels - 1) / stream_lanes * stream_lanes; first >= 0 && !writer.full(); first -= stream_lanes) {
       int const lanes = std::min(stream_lanes, channels - first);
       for (int t = 0; t < tokens; ++t)
@@ -264,18 +274,22 @@ class kv_stream {
         for (int t = 0; t < tokens; t += 8) {
           std::uint64_t packed = 0;
           for (int n = 0; n < 8 && t + n < tokens; ++n) packed |= std::uint64_t{x[i][t + n] & 31u} << (5 * n);
-          for (std::int64_t n = 0, at = 5ll * (t / 8); n < 5 && at + n < plain_bytes(tokens); ++n) to[at + n] = static_cast<std::byte>(packed >> (8 * n) & 0xff);
+          for (std::int64_t n = 0, at = 5ll * (t / 8); n < 5 && at + n < plain_bytes(tokens); ++n)
+            to[at + n] = static_cast<std::byte>(packed >> (8 * n) & 0xff);
         }
-        writer.run<lossless_symbol::upper_bits>(model_->table(lossless_level, layer, true, c), tokens, [&](int t) { return lossless_symbol::of(x[i][t], top); },
-                                                [&](int t) { return static_cast<std::uint32_t>(x[i][t] >> lossless_symbol::plain_bits); });
+        writer.run<lossless_symbol::upper_bits>(
+            model_->table(lossless_level, layer, true, c), tokens, [&](int t) { return lossless_symbol::of(x[i][t], top); },
+            [&](int t) { return static_cast<std::uint32_t>(x[i][t] >> lossless_symbol::plain_bits); });
       }
     }
   }
   template <class T>
   void read_lossless(int layer, int part, matrix_view<T> rows, std::byte const* plain, symbol_reader& reader) const {
     std::uint16_t x[stream_lanes][stream_tokens], upper[symbol_model::symbols];
-    int const tokens = static_cast<int>(rows.extent[0]), channels = static_cast<int>(rows.extent[1]), top = model_->top_exponent(layer, part);
-    for (int s = 0; s < symbol_model::symbols; ++s) upper[s] = static_cast<std::uint16_t>(lossless_symbol::upper(s, top) << lossless_symbol::plain_bits);
+    int const tokens = static_cast<int>(rows.extent[0]), channels = static_cast<int>(rows.extent[1]),
+              top = model_->top_exponent(layer, part);
+    for (int s = 0; s < symbol_model::symbols; ++s)
+      upper[s] = static_cast<std::uint16_t>(lossless_symbol::upper(s, top) << lossless_symbol::plain_bits);
     for (int first = 0; first < channels; first += stream_lanes) {
       int const lanes = std::min(stream_lanes, channels - first);
       for (int i = 0; i < lanes; ++i) {
@@ -288,7 +302,8 @@ class kv_stream {
             [&](int, std::uint32_t bits) { escaped = bits << lossless_symbol::plain_bits; });
         for (int t = 0; t < tokens; t += 8) {
           std::uint64_t packed = 0;
-          for (std::int64_t n = 0, at = 5ll * (t / 8); n < 5 && at + n < plain_bytes(tokens); ++n) packed |= static_cast<std::uint64_t>(from[at + n]) << (8 * n);
+          for (std::int64_t n = 0, at = 5ll * (t / 8); n < 5 && at + n < plain_bytes(tokens); ++n)
+            packed |= static_cast<std::uint64_t>(from[at + n]) << (8 * n);
           for (int n = 0; n < 8 && t + n < tokens; ++n) x[i][t + n] = static_cast<std::uint16_t>(x[i][t + n] | (packed >> (5 * n) & 31u));
         }
       }

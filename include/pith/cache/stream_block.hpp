@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sixteen channels of a chunk: rows to symbols and back, all tokens of them, channels side by side. Both directions take the same steps, so that
-// the decoder's predictions are the encoder's, bit for bit.
+// Sixteen channels of a chunk: rows to symbols and back, all tokens of them, channels side by side. Both directions take the same steps, so
+// that the decoder's predictions are the encoder's, bit for bit.
 #pragma once
 
 #include "pith/cache/stream_model.hpp"
@@ -16,9 +16,9 @@ namespace pith {
 
 struct stream_block {
   // Tokens in the order of their symbols: anchors first, then the others, each in the order of time.
-  float x[stream_tokens][stream_lanes];               // by token
-  std::uint8_t symbol[stream_tokens][stream_lanes];   // by place
-  float exact[stream_tokens][stream_lanes];           // by place: what stands behind an escape
+  float x[stream_tokens][stream_lanes];              // by token
+  std::uint8_t symbol[stream_tokens][stream_lanes];  // by place
+  float exact[stream_tokens][stream_lanes];          // by place: what stands behind an escape
 
   // A whole row of lanes, from and to numbers that lie side by side.
   template <class T>
@@ -36,43 +36,51 @@ struct stream_block {
 
   // x to symbols. x becomes what a decoder will have.
   void quantize(stream_model::terms const& with, int tokens, int group, stream_reference reference) {
-    walk(tokens, group, reference, [&](int t, int place, float const* p, stream_model::terms::bins const& bins) {
-      float from[stream_lanes], to[stream_lanes];  // locals, so that compilers see that nothing overlaps
-      std::int32_t code[stream_lanes];
-      std::memcpy(from, x[t], sizeof from);
-      PITH_LANES
-      for (int i = 0; i < stream_lanes; ++i) {
-        std::uint32_t const scaled = float_bits((from[i] - p[i]) * bins.inverse[i]);
-        // On bits: a NaN or an infinity is beyond, under every compiler flag; and no product is merged into the sum that rounds.
-        std::uint32_t const within = -static_cast<std::uint32_t>((scaled & 0x7fffffffu) < float_bits(stream_model::middle + 0.5f));
-        std::int32_t const u = round_even(bits_float(scaled & within));
-        std::uint32_t const decoded = float_bits(p[i] + static_cast<float>(u) * bins.width[i]);  // the product is exact
-        std::uint32_t const coded = within & -static_cast<std::uint32_t>(u >= bins.low[i]) & -static_cast<std::uint32_t>(u <= bins.high[i]);
-        code[i] = static_cast<std::int32_t>((static_cast<std::uint32_t>(u + stream_model::middle) & coded) | (symbol_model::escape & ~coded));
-        to[i] = bits_float((decoded & coded) | (float_bits(from[i]) & ~coded));
-      }
-      PITH_LANES
-      for (int i = 0; i < stream_lanes; ++i) symbol[place][i] = static_cast<std::uint8_t>(code[i]);
-      std::memcpy(exact[place], from, sizeof from);
-      std::memcpy(x[t], to, sizeof to);
-    }, with);
+    walk(
+        tokens, group, reference,
+        [&](int t, int place, float const* p, stream_model::terms::bins const& bins) {
+          float from[stream_lanes], to[stream_lanes];  // locals, so that compilers see that nothing overlaps
+          std::int32_t code[stream_lanes];
+          std::memcpy(from, x[t], sizeof from);
+          PITH_LANES
+          for (int i = 0; i < stream_lanes; ++i) {
+            std::uint32_t const scaled = float_bits((from[i] - p[i]) * bins.inverse[i]);
+            // On bits: a NaN or an infinity is beyond, under every compiler flag; and no product is merged into the sum that rounds.
+            std::uint32_t const within = -static_cast<std::uint32_t>((scaled & 0x7fffffffu) < float_bits(stream_model::middle + 0.5f));
+            std::int32_t const u = round_even(bits_float(scaled & within));
+            std::uint32_t const decoded = float_bits(p[i] + static_cast<float>(u) * bins.width[i]);  // the product is exact
+            std::uint32_t const coded =
+                within & -static_cast<std::uint32_t>(u >= bins.low[i]) & -static_cast<std::uint32_t>(u <= bins.high[i]);
+            code[i] =
+                static_cast<std::int32_t>((static_cast<std::uint32_t>(u + stream_model::middle) & coded) | (symbol_model::escape & ~coded));
+            to[i] = bits_float((decoded & coded) | (float_bits(from[i]) & ~coded));
+          }
+          PITH_LANES
+          for (int i = 0; i < stream_lanes; ++i) symbol[place][i] = static_cast<std::uint8_t>(code[i]);
+          std::memcpy(exact[place], from, sizeof from);
+          std::memcpy(x[t], to, sizeof to);
+        },
+        with);
   }
   // Symbols to x.
   void restore(stream_model::terms const& with, int tokens, int group, stream_reference reference) {
-    walk(tokens, group, reference, [&](int t, int place, float const* p, stream_model::terms::bins const& bins) {
-      float to[stream_lanes], as_it_was[stream_lanes];
-      std::int32_t code[stream_lanes];
-      PITH_LANES
-      for (int i = 0; i < stream_lanes; ++i) code[i] = symbol[place][i];
-      std::memcpy(as_it_was, exact[place], sizeof to);
-      PITH_LANES
-      for (int i = 0; i < stream_lanes; ++i) {
-        float const decoded = p[i] + static_cast<float>(code[i] - stream_model::middle) * bins.width[i];
-        std::uint32_t const escaped = -static_cast<std::uint32_t>(code[i] == symbol_model::escape);
-        to[i] = bits_float((float_bits(decoded) & ~escaped) | (float_bits(as_it_was[i]) & escaped));
-      }
-      std::memcpy(x[t], to, sizeof to);
-    }, with);
+    walk(
+        tokens, group, reference,
+        [&](int t, int place, float const* p, stream_model::terms::bins const& bins) {
+          float to[stream_lanes], as_it_was[stream_lanes];
+          std::int32_t code[stream_lanes];
+          PITH_LANES
+          for (int i = 0; i < stream_lanes; ++i) code[i] = symbol[place][i];
+          std::memcpy(as_it_was, exact[place], sizeof to);
+          PITH_LANES
+          for (int i = 0; i < stream_lanes; ++i) {
+            float const decoded = p[i] + static_cast<float>(code[i] - stream_model::middle) * bins.width[i];
+            std::uint32_t const escaped = -static_cast<std::uint32_t>(code[i] == symbol_model::escape);
+            to[i] = bits_float((float_bits(decoded) & ~escaped) | (float_bits(as_it_was[i]) & escaped));
+          }
+          std::memcpy(x[t], to, sizeof to);
+        },
+        with);
   }
 
  private:

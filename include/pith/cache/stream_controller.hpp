@@ -1,21 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-// Chooses how each chunk of a context comes: as a stream at some level, or as text that the model computes again, so that all is there by a deadline.
+// Chooses how each chunk of a context comes: as a stream at some level, or as text that the model computes again, so that all is there by a
+// deadline.
 //
 //   seconds(choice) over the chunks that are left:  sum bytes[chunk][level] (1 + margin) / estimate,  or  sum tokens seconds_per_token
 //   next = the best choice whose seconds, taken for all chunks that are left, end before the deadline
 //          if none does: for this chunk the quickest
 //   estimate = bytes / seconds of what was sent, what came before weighs `memory` times less each time; until then `bytes_per_second`
 //
-// From best to worst: the exact ones (text and lossless, the quicker first), then the levels 1, 2, ... A level with no bytes (0) is not on offer.
-// Without an estimate the first chunk comes at first_level.
+// From best to worst: the exact ones (text and lossless, the quicker first), then the levels 1, 2, ... A level with no bytes (0) is not on
+// offer. Without an estimate the first chunk comes at first_level.
 //
-// What follows, as long as chunks take no longer than estimated: if the deadline can be met by any choices for the chunks that are left, it is
-// met; and no chunk comes worse than the best level at which all that are left would be in time.
+// What follows, as long as chunks take no longer than estimated: if the deadline can be met by any choices for the chunks that are left, it
+// is met; and no chunk comes worse than the best level at which all that are left would be in time.
 //
-// errors  shape_mismatch  counts of chunks differ; out_of_range  a number that is no time, rate or size (at: the chunk, or -1 for an option)
-// cost    next: chunks that are left x levels; no allocation
-// from    Liu et al., CacheGen, 2024, section 5.3 and algorithm 1; differs: if no single choice is in time the chunk takes its quickest, text
-//         included, where the paper takes the coarsest level; a margin; transfers and computing are not taken to overlap (the paper neither)
+// errors  shape_mismatch  counts of chunks differ; out_of_range  a number that is no time, rate or size (at: the chunk, or -1 for an
+// option) cost    next: chunks that are left x levels; no allocation from    Liu et al., CacheGen, 2024, section 5.3 and algorithm 1;
+// differs: if no single choice is in time the chunk takes its quickest, text
+//         included, where the paper takes the coarsest level; a margin; transfers and computing are not taken to overlap (the paper
+//         neither)
 #pragma once
 
 #include <algorithm>
@@ -39,17 +41,19 @@ class stream_controller {
  public:
   struct choice {
     bool text = false;
-    int level = 0;        // if not text
-    double finish = 0;    // when all would be there if the rest came the same way; for the quickest, each the quickest way
+    int level = 0;      // if not text
+    double finish = 0;  // when all would be there if the rest came the same way; for the quickest, each the quickest way
     bool in_time = false;
   };
 
   // bytes [chunk][level] and tokens [chunk] must outlive the controller.
-  static result<stream_controller> make(matrix_view<std::int64_t const> bytes, std::span<std::int64_t const> tokens, stream_controller_options const& options) {
-    if (bytes.extent[0] != static_cast<std::int64_t>(tokens.size()) || bytes.extent[1] < 1) return status{errc::shape_mismatch, bytes.extent[0]};
+  static result<stream_controller> make(matrix_view<std::int64_t const> bytes, std::span<std::int64_t const> tokens,
+                                        stream_controller_options const& options) {
+    if (bytes.extent[0] != static_cast<std::int64_t>(tokens.size()) || bytes.extent[1] < 1)
+      return status{errc::shape_mismatch, bytes.extent[0]};
     auto const size = [](double x) { return x >= 0 && x < 1e100; };
-    bool const good = size(options.deadline) && size(options.seconds_per_token) && size(options.bytes_per_second) && size(options.margin) && options.memory >= 0 &&
-                      options.memory < 1 && options.first_level >= 0 && options.first_level < bytes.extent[1];
+    bool const good = size(options.deadline) && size(options.seconds_per_token) && size(options.bytes_per_second) && size(options.margin) &&
+                      options.memory >= 0 && options.memory < 1 && options.first_level >= 0 && options.first_level < bytes.extent[1];
     if (!good) return status{errc::out_of_range, -1};
     for (std::int64_t c = 0; c < bytes.extent[0]; ++c) {
       bool any = options.seconds_per_token > 0;
@@ -106,7 +110,8 @@ class stream_controller {
   double text_seconds(std::int64_t first, std::int64_t end) const {
     if (options_.seconds_per_token <= 0) return never;
     double sum = 0;
-    for (std::int64_t c = first; c < end; ++c) sum += static_cast<double>(tokens_[static_cast<std::size_t>(c)]) * options_.seconds_per_token;
+    for (std::int64_t c = first; c < end; ++c)
+      sum += static_cast<double>(tokens_[static_cast<std::size_t>(c)]) * options_.seconds_per_token;
     return sum;
   }
   double chunk_seconds(std::int64_t c, int level) const {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fits a stream_model to keys and values that a model made on text of the kind that will be streamed. Once, offline; in double precision, in the order
-// of the rows.
+// Fits a stream_model to keys and values that a model made on text of the kind that will be streamed. Once, offline; in double precision,
+// in the order of the rows.
 //
 //   m   the channel's mean                        r   1, or fitted: sum (x - m)(y - m) / sum (y - m)^2 over the tokens that are no anchors
 //   w   unit * depth of the layer's third         unit: root mean square over the layer of x - m, or of x - y
@@ -26,10 +26,15 @@ struct stream_options {
   int tables = 32, lossless_tables = 64;  // of frequencies, for each level
   int chunk = 128;                        // tokens: anchors are counted from each multiple of it
 };
-// As published: anchors in 8 bits every ten tokens, the others as differences to them, bins that grow with depth. The paper gives 0.5, 1 and 1.5 without
-// a unit; with the root mean square of the differences its figures come out. Its anchors have a scale for each token, these one for each layer.
-inline constexpr stream_options cachegen{.group = 10, .reference = stream_reference::anchor, .fitted_weights = false, .unit_of_differences = true,
-                                         .anchors_of_8_bits = true, .depth = {0.5f, 1, 1.5f}};
+// As published: anchors in 8 bits every ten tokens, the others as differences to them, bins that grow with depth. The paper gives 0.5, 1
+// and 1.5 without a unit; with the root mean square of the differences its figures come out. Its anchors have a scale for each token, these
+// one for each layer.
+inline constexpr stream_options cachegen{.group = 10,
+                                         .reference = stream_reference::anchor,
+                                         .fitted_weights = false,
+                                         .unit_of_differences = true,
+                                         .anchors_of_8_bits = true,
+                                         .depth = {0.5f, 1, 1.5f}};
 
 class stream_fit {
  public:
@@ -43,25 +48,30 @@ class stream_fit {
     if (options.group < 1 || options.group > stream_tokens) return status{errc::out_of_range, options.group};
     if (options.chunk < 1 || options.chunk > stream_tokens) return status{errc::out_of_range, options.chunk};
     for (std::size_t l = 0; l < layers.size(); ++l) {
-      bool const good = layers[l].keys.extent[0] > 0 && layers[l].keys.extent[0] == layers[l].values.extent[0] && layers[l].keys.extent[1] == layers[0].keys.extent[1] &&
-                        layers[l].values.extent[1] == layers[0].values.extent[1] && layers[l].keys.extent[1] > 0 && layers[l].values.extent[1] > 0;
+      bool const good = layers[l].keys.extent[0] > 0 && layers[l].keys.extent[0] == layers[l].values.extent[0] &&
+                        layers[l].keys.extent[1] == layers[0].keys.extent[1] && layers[l].values.extent[1] == layers[0].values.extent[1] &&
+                        layers[l].keys.extent[1] > 0 && layers[l].values.extent[1] > 0;
       if (!good) return status{errc::shape_mismatch, static_cast<std::int64_t>(l)};
     }
     stream_model out;
-    out.shape_ = {static_cast<int>(layers.size()), static_cast<int>(layers[0].keys.extent[1]), static_cast<int>(layers[0].values.extent[1])};
+    out.shape_ = {static_cast<int>(layers.size()), static_cast<int>(layers[0].keys.extent[1]),
+                  static_cast<int>(layers[0].values.extent[1])};
     out.group_ = options.group;
     out.reference_ = options.reference;
     out.anchor_follows_ = !options.anchors_of_8_bits;
     for (float const level : options.levels) {
       bf16 const factor = from_float<bf16>(level);
       bool const coarser = out.factors_.empty() || level > to_float(out.factors_.back());
-      if (!is_finite(level) || !coarser || level < 0x1p-10f || level > 0x1p10f) return status{errc::out_of_range, static_cast<std::int64_t>(out.factors_.size())};
+      if (!is_finite(level) || !coarser || level < 0x1p-10f || level > 0x1p10f)
+        return status{errc::out_of_range, static_cast<std::int64_t>(out.factors_.size())};
       out.factors_.push_back(factor);
     }
     for (int l = 0; l < out.shape_.layers; ++l) {
       float const depth = options.depth[static_cast<std::size_t>(l * 3 / out.shape_.layers)];
       for (int part = 0; part < 2; ++part)
-        if (status const ok = measure(out, l, part == 0 ? layers[static_cast<std::size_t>(l)].keys : layers[static_cast<std::size_t>(l)].values, depth, options); !ok)
+        if (status const ok = measure(
+                out, l, part == 0 ? layers[static_cast<std::size_t>(l)].keys : layers[static_cast<std::size_t>(l)].values, depth, options);
+            !ok)
           return ok;
     }
     for (int level = 0; level <= out.levels(); ++level) {
@@ -69,8 +79,10 @@ class stream_fit {
       std::vector<std::uint32_t> counts(static_cast<std::size_t>(contexts) * symbol_model::symbols);
       for (int l = 0; l < out.shape_.layers; ++l)
         for (int part = 0; part < 2; ++part)
-          count(out, level, l, part, part == 0 ? layers[static_cast<std::size_t>(l)].keys : layers[static_cast<std::size_t>(l)].values, options.chunk, counts);
-      result<symbol_model> symbols = symbol_model::fit(counts, contexts, level == lossless_level ? options.lossless_tables : options.tables);
+          count(out, level, l, part, part == 0 ? layers[static_cast<std::size_t>(l)].keys : layers[static_cast<std::size_t>(l)].values,
+                options.chunk, counts);
+      result<symbol_model> symbols =
+          symbol_model::fit(counts, contexts, level == lossless_level ? options.lossless_tables : options.tables);
       if (!symbols) return symbols.error();
       out.symbols_.push_back(std::move(symbols).value());
     }
@@ -109,23 +121,29 @@ class stream_fit {
       means[static_cast<std::size_t>(c)] = mean;
       spread += square;
       if (options.fitted_weights)
-        weights[static_cast<std::size_t>(c)] = reference_square > 0 ? clamp(static_cast<float>(product / reference_square), -1.0f, 1.0f) : 0.0f;
+        weights[static_cast<std::size_t>(c)] =
+            reference_square > 0 ? clamp(static_cast<float>(product / reference_square), -1.0f, 1.0f) : 0.0f;
     }
     double anchor_range = 0;
     std::int64_t anchors = 0;
     for (std::int64_t t = 0; t < tokens; ++t) {
       if (t % options.chunk % options.group != 0) continue;
       double most = 0;
-      for (std::int64_t c = 0; c < channels; ++c) most = std::max(most, std::abs(static_cast<double>(rows(t, c)) - means[static_cast<std::size_t>(c)]));
+      for (std::int64_t c = 0; c < channels; ++c)
+        most = std::max(most, std::abs(static_cast<double>(rows(t, c)) - means[static_cast<std::size_t>(c)]));
       anchor_range += most;
       ++anchors;
     }
-    double const square = options.unit_of_differences && others > 0 ? differences / static_cast<double>(others) : spread / static_cast<double>(tokens * channels);
-    auto const stored = [](double width) { return from_float<bf16>(clamp(static_cast<float>(width), stream_model::smallest, stream_model::largest_width)); };
+    double const square = options.unit_of_differences && others > 0 ? differences / static_cast<double>(others)
+                                                                    : spread / static_cast<double>(tokens * channels);
+    auto const stored = [](double width) {
+      return from_float<bf16>(clamp(static_cast<float>(width), stream_model::smallest, stream_model::largest_width));
+    };
     bf16 const width = stored(depth * std::sqrt(square));
     bf16 const anchor_width = options.anchors_of_8_bits ? stored(anchor_range / static_cast<double>(anchors) / 127) : width;
     for (std::int64_t c = 0; c < channels; ++c) {
-      float const mean = clamp(static_cast<float>(means[static_cast<std::size_t>(c)]), -stream_model::largest_mean, stream_model::largest_mean);
+      float const mean =
+          clamp(static_cast<float>(means[static_cast<std::size_t>(c)]), -stream_model::largest_mean, stream_model::largest_mean);
       out.channels_.push_back({from_float<bf16>(mean), from_float<bf16>(weights[static_cast<std::size_t>(c)]), width, anchor_width});
     }
     out.tops_.push_back(static_cast<std::uint8_t>(std::max(top, lossless_symbol::window - 1)));
@@ -133,14 +151,16 @@ class stream_fit {
   }
 
   // How often each symbol occurs, by context.
-  static void count(stream_model const& model, int level, int layer, int part, matrix_view<float const> rows, int chunk, std::vector<std::uint32_t>& counts) {
+  static void count(stream_model const& model, int level, int layer, int part, matrix_view<float const> rows, int chunk,
+                    std::vector<std::uint32_t>& counts) {
     auto const add = [&](bool other, std::int64_t c, int symbol) {
       int const at = static_cast<int>(c) + (part == 0 ? 0 : model.shape_.key_channels);
       ++counts[static_cast<std::size_t>(model.context(level, layer, other, at) * symbol_model::symbols + symbol)];
     };
     if (level == lossless_level) {
       for (std::int64_t t = 0; t < rows.extent[0]; ++t)
-        for (std::int64_t c = 0; c < rows.extent[1]; ++c) add(true, c, lossless_symbol::of(from_float<bf16>(rows(t, c)).bits, model.top_exponent(layer, part)));
+        for (std::int64_t c = 0; c < rows.extent[1]; ++c)
+          add(true, c, lossless_symbol::of(from_float<bf16>(rows(t, c)).bits, model.top_exponent(layer, part)));
       return;
     }
     auto const block = std::make_unique<stream_block>();

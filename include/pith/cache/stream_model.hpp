@@ -5,9 +5,9 @@
 //   other token  p = m (1 - r) + r y,  y: the decoded anchor of its group or the decoded token before;  u = rne((x - p) / w), x' = p + u w
 //   level 0      lossless, of bf16 numbers; levels 1, 2, ...: w = width * factor of the level, coarser and coarser
 //
-// Per channel of keys and of values of each layer: the mean m, the weight r, the width, and the anchor's width a (times the level's factor, too, if
-// anchor_follows). The numbers are bf16 so that u w and r y, with y cut to 16 significant bits, have no rounding: both ends predict alike whatever
-// a compiler contracts. What |u| > 127 or a table does not cover is stored as it was, in f32.
+// Per channel of keys and of values of each layer: the mean m, the weight r, the width, and the anchor's width a (times the level's factor,
+// too, if anchor_follows). The numbers are bf16 so that u w and r y, with y cut to 16 significant bits, have no rounding: both ends predict
+// alike whatever a compiler contracts. What |u| > 127 or a table does not cover is stored as it was, in f32.
 //
 // state   8 bytes a channel; per level a symbol_model with contexts [layer][anchor, other][keys, values], lossless [layer][keys, values]
 // error   |x - x'| <= w (1/2 + 2^-16) + 2^-23 (|x| + |p|), exactly 0 for what was stored as it was, NaN and infinities included
@@ -54,7 +54,8 @@ class stream_model {
     if (size < head_bytes + 8) return status{errc::truncated, size};
     if (std::memcmp(from.data(), magic, 8) != 0) return status{errc::bad_format, 0};
     stream_model out;
-    std::int64_t const sizes[] = {load_le<std::uint32_t>(from.data() + 8), load_le<std::uint32_t>(from.data() + 12), load_le<std::uint32_t>(from.data() + 16)};
+    std::int64_t const sizes[] = {load_le<std::uint32_t>(from.data() + 8), load_le<std::uint32_t>(from.data() + 12),
+                                  load_le<std::uint32_t>(from.data() + 16)};
     for (int i = 0; i < 3; ++i)
       if (sizes[i] < 1 || sizes[i] > 1 << 16) return status{errc::bad_format, 8 + 4 * i};
     out.shape_ = {static_cast<int>(sizes[0]), static_cast<int>(sizes[1]), static_cast<int>(sizes[2])};
@@ -78,13 +79,15 @@ class stream_model {
       return is_finite(x) && x >= low && x <= high;
     };
     for (int i = 0; i < levels; ++i)
-      if (bf16 factor; number(i == 0 ? smallest : out.factor(i), largest_width, factor)) out.factors_.push_back(factor);
-      else return status{errc::bad_format, at - 2};
+      if (bf16 factor; number(i == 0 ? smallest : out.factor(i), largest_width, factor))
+        out.factors_.push_back(factor);
+      else
+        return status{errc::bad_format, at - 2};
     for (int i = 0; i < 2 * out.shape_.layers; ++i) out.tops_.push_back(static_cast<std::uint8_t>(byte(at++)));
     out.channels_.resize(static_cast<std::size_t>(channels));
     for (channel& c : out.channels_) {
-      bool const good = number(-largest_mean, largest_mean, c.mean) && number(-1, 1, c.weight) && number(smallest, largest_width, c.width) &&
-                        number(smallest, largest_width, c.anchor_width);
+      bool const good = number(-largest_mean, largest_mean, c.mean) && number(-1, 1, c.weight) &&
+                        number(smallest, largest_width, c.width) && number(smallest, largest_width, c.anchor_width);
       if (!good) return status{errc::bad_format, at - 2};
     }
     for (int level = 0; level <= levels; ++level) {
@@ -107,7 +110,8 @@ class stream_model {
   }
 
   std::int64_t stored_bytes() const {
-    std::int64_t bytes = head_bytes + 2 * levels() + static_cast<std::int64_t>(tops_.size()) + 8 * static_cast<std::int64_t>(channels_.size()) + 8;
+    std::int64_t bytes =
+        head_bytes + 2 * levels() + static_cast<std::int64_t>(tops_.size()) + 8 * static_cast<std::int64_t>(channels_.size()) + 8;
     for (symbol_model const& s : symbols_) bytes += 8 + s.stored_bytes();
     return bytes;
   }
@@ -152,7 +156,9 @@ class stream_model {
     std::int64_t const row = level == lossless_level ? layer : 2ll * layer + other;
     return row * shape_.channels() + c;
   }
-  symbol_model::table const& table(int level, int layer, bool other, int c) const { return symbols(level).of(context(level, layer, other, c)); }
+  symbol_model::table const& table(int level, int layer, bool other, int c) const {
+    return symbols(level).of(context(level, layer, other, c));
+  }
 
   // Of the channels c .. c + count - 1; lanes behind them repeat the last.
   terms terms_of(int level, int layer, int c, int count, bool with_symbols = true) const {

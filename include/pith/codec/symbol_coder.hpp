@@ -95,24 +95,23 @@ class symbol_reader {
     std::uint32_t state[symbol_lanes];
     for (int lane = 0; lane < symbol_lanes; ++lane) state[lane] = state_[lane];
     int i = 0;
-    for (; i + symbol_lanes <= count && end_ - at >= symbol_lanes * most_bytes; i += symbol_lanes)
-      PITH_UNROLL
-      for (int lane = 0; lane < symbol_lanes; ++lane) {
-        std::uint32_t const slot = rans_slot<symbol_model::frequency_bits>(state[lane]);
-        std::uint8_t const s = with.symbol_at[slot];
-        std::uint32_t const x = with.of[s].frequency * (state[lane] >> symbol_model::frequency_bits) + slot - with.of[s].start;
-        std::uint32_t const word = load_le<std::uint16_t>(at);  // there are bytes enough for all of this round
-        std::uint32_t const low = x < rans_start;               // no branch: which state needs bytes cannot be foreseen
-        state[lane] = x << (16 * low) | (word & (0 - low));
-        at += 2 * low;
-        if (s == symbol_model::escape) [[unlikely]] {
-          std::uint32_t copy = state[lane];  // so that the states and the place can stay in registers
-          std::byte const* place = at;
-          escaped(i + lane, get_plain<PlainBits>(copy, place));
-          state[lane] = copy, at = place;
-        }
-        to(i + lane, s);
+    for (; i + symbol_lanes <= count && end_ - at >= symbol_lanes * most_bytes; i += symbol_lanes) PITH_UNROLL
+    for (int lane = 0; lane < symbol_lanes; ++lane) {
+      std::uint32_t const slot = rans_slot<symbol_model::frequency_bits>(state[lane]);
+      std::uint8_t const s = with.symbol_at[slot];
+      std::uint32_t const x = with.of[s].frequency * (state[lane] >> symbol_model::frequency_bits) + slot - with.of[s].start;
+      std::uint32_t const word = load_le<std::uint16_t>(at);  // there are bytes enough for all of this round
+      std::uint32_t const low = x < rans_start;               // no branch: which state needs bytes cannot be foreseen
+      state[lane] = x << (16 * low) | (word & (0 - low));
+      at += 2 * low;
+      if (s == symbol_model::escape) [[unlikely]] {
+        std::uint32_t copy = state[lane];  // so that the states and the place can stay in registers
+        std::byte const* place = at;
+        escaped(i + lane, get_plain<PlainBits>(copy, place));
+        state[lane] = copy, at = place;
       }
+      to(i + lane, s);
+    }
     for (; i < count; ++i) {
       std::uint32_t& x = state[i % symbol_lanes];
       std::uint8_t const s = with.symbol_at[rans_slot<symbol_model::frequency_bits>(x)];

@@ -10,7 +10,8 @@
 // errors  of fit   shape_mismatch  counts are not 256 for each context; out_of_range  no context, no table, too many, or nothing counted
 //         of read  truncated, bad_format; `at` is the byte
 // cost    fit: rounds of contexts x tables x symbols that occur; code: two lookups a symbol
-// from    Liu et al., CacheGen, 2024 (one table for each channel of each layer, measured offline); differs: channels share tables, chosen by
+// from    Liu et al., CacheGen, 2024 (one table for each channel of each layer, measured offline); differs: channels share tables, chosen
+// by
 //         k-means under the length of the code; for the 3072 contexts of the example model 32 of them code within 0.05 bits of 256
 #pragma once
 
@@ -42,7 +43,8 @@ class symbol_model {
   static result<symbol_model> fit(std::span<std::uint32_t const> counts, std::int64_t contexts, int tables) {
     if (contexts < 1 || contexts > limit || tables < 1 || tables > most_tables)
       return status{errc::out_of_range, contexts < 1 || contexts > limit ? contexts : tables};
-    if (static_cast<std::int64_t>(counts.size()) != contexts * symbols) return status{errc::shape_mismatch, static_cast<std::int64_t>(counts.size())};
+    if (static_cast<std::int64_t>(counts.size()) != contexts * symbols)
+      return status{errc::shape_mismatch, static_cast<std::int64_t>(counts.size())};
     std::vector<occurrence> list;
     std::vector<std::int64_t> first(static_cast<std::size_t>(contexts) + 1);
     std::vector<std::int64_t> by_spread;  // contexts that occur
@@ -65,15 +67,17 @@ class symbol_model {
       by_spread.push_back(c);
     }
     if (by_spread.empty()) return status{errc::out_of_range, 0};
-    std::stable_sort(by_spread.begin(), by_spread.end(),
-                     [&](std::int64_t a, std::int64_t b) { return spread[static_cast<std::size_t>(a)] < spread[static_cast<std::size_t>(b)]; });
+    std::stable_sort(by_spread.begin(), by_spread.end(), [&](std::int64_t a, std::int64_t b) {
+      return spread[static_cast<std::size_t>(a)] < spread[static_cast<std::size_t>(b)];
+    });
 
     // Equal parts by entropy to begin with; then every context goes to the table that codes it shortest, and tables follow their contexts.
     int const used = static_cast<int>(std::min<std::int64_t>(tables, static_cast<std::int64_t>(by_spread.size())));
     symbol_model out;
     out.table_of_.assign(static_cast<std::size_t>(contexts), 0);
     for (std::size_t i = 0; i < by_spread.size(); ++i)
-      out.table_of_[static_cast<std::size_t>(by_spread[i])] = static_cast<std::uint8_t>(i * static_cast<std::size_t>(used) / by_spread.size());
+      out.table_of_[static_cast<std::size_t>(by_spread[i])] =
+          static_cast<std::uint8_t>(i * static_cast<std::size_t>(used) / by_spread.size());
     out.tables_.resize(static_cast<std::size_t>(used));
     std::vector<std::uint32_t> lengths(static_cast<std::size_t>(used) * symbols);
     for (int round = 0; round < rounds; ++round) {
@@ -174,7 +178,8 @@ class symbol_model {
     store_le(at, all.value());
   }
 
-  // log2(2^12 / frequency) in 2^-16 bits, rounded down: 1 <= frequency <= 2^12. In whole numbers, so that every machine fits the same tables.
+  // log2(2^12 / frequency) in 2^-16 bits, rounded down: 1 <= frequency <= 2^12. In whole numbers, so that every machine fits the same
+  // tables.
   static constexpr std::uint32_t length(std::uint32_t frequency) noexcept {
     int const whole = static_cast<int>(std::bit_width(frequency)) - 1;
     std::uint64_t x = std::uint64_t{frequency} << (31 - whole);  // [2^31, 2^32)
@@ -192,7 +197,8 @@ class symbol_model {
     std::uint32_t symbol, count;
   };
 
-  // Frequencies of every table from the sum over its contexts. Symbols near those that occur can be coded too, a quarter of their range further.
+  // Frequencies of every table from the sum over its contexts. Symbols near those that occur can be coded too, a quarter of their range
+  // further.
   void refit(std::vector<occurrence> const& list, std::vector<std::int64_t> const& first, std::vector<std::uint32_t>& lengths) {
     std::vector<std::uint64_t> sums(tables_.size() * symbols);
     for (std::size_t c = 0; c < table_of_.size(); ++c)
@@ -220,7 +226,8 @@ class symbol_model {
       static_cast<void>(rans_frequencies<frequency_bits>(counts, frequencies));  // 1 to 256 symbols occur: it cannot fail
       for (int s = 0; s < symbols; ++s) tables_[t].of[s].frequency = frequencies[s];
       std::uint32_t const out = length(frequencies[escape]) + (32u << 16);  // an escape costs what follows it, too
-      for (int s = 0; s < symbols; ++s) lengths[t * symbols + static_cast<std::size_t>(s)] = s == escape || frequencies[s] == 0 ? out : length(frequencies[s]);
+      for (int s = 0; s < symbols; ++s)
+        lengths[t * symbols + static_cast<std::size_t>(s)] = s == escape || frequencies[s] == 0 ? out : length(frequencies[s]);
     }
   }
 
