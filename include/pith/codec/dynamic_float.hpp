@@ -22,9 +22,9 @@
 #pragma once
 
 #include "pith/codec/exponent_window.hpp"
-#include "pith/codec/float_fields.hpp"
 #include "pith/codec/raw.hpp"
 #include "pith/codec/variable_rate.hpp"
+#include "pith/core/float_fields.hpp"
 
 namespace pith {
 

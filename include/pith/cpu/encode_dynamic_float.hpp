@@ -7,6 +7,7 @@
 
 #include "pith/cpu/dynamic_float_kernels.hpp"
 #include "pith/cpu/row_source.hpp"
+#include "pith/page/tile_engine.hpp"
 
 namespace pith {
 inline namespace PITH_ISA {

@@ -4,8 +4,11 @@
 // Two passes over the matrix: the first finds how long the tails of every row block are, the second writes. Bytes do not depend on the executor.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <new>
+#include <span>
+#include <utility>
 
 #include "pith/core/executor.hpp"
 #include "pith/core/view.hpp"

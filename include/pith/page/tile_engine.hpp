@@ -10,8 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "pith/codec/float_fields.hpp"
-#include "pith/codec/variable_rate.hpp"
+#include "pith/core/float_fields.hpp"
 
 namespace pith {
 
@@ -36,7 +35,8 @@ struct scalar_tile_engine {
 };
 
 // A tile of variable rate also takes the place of its tail, and gives the tail's bytes back.
-template <variable_tile Tile>
+template <class Tile>
+  requires requires { Tile::tail_bound; }
 struct scalar_tile_engine<Tile> {
   template <dynamic_scalar T>
   static std::int64_t encode(T const* rows, std::int64_t row_stride, std::byte* out, std::byte* tail) noexcept {
