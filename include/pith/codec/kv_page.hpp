@@ -7,7 +7,7 @@
 #pragma once
 
 #include "pith/codec/calibration.hpp"
-#include "pith/codec/concept.hpp"
+#include "pith/codec/variable_rate.hpp"
 #include "pith/core/bits.hpp"
 
 namespace pith {
@@ -31,6 +31,10 @@ consteval bool check_page() {
   } else if constexpr (!bindable<Values, ValueChannels, PageTokens, use::mix>) {
     static_assert(PageTokens < 0,
                   "[pith] values<C>: C is not a codec. Fix: raw<bf16>, int8<per_token<64>>, int4<per_token<64>>, pipe<hadamard<64>, C>.");
+    return false;
+  } else if constexpr (has_variable_rate<Keys, KeyChannels, PageTokens, use::dot> ||
+                       has_variable_rate<Values, ValueChannels, PageTokens, use::mix>) {
+    static_assert(PageTokens < 0, "[pith] keys<C>, values<C>: a page's tiles have one size, and C's have not. Fix: raw<bf16>.");
     return false;
   } else {
     constexpr int k = Keys::template bind<KeyChannels, PageTokens, use::dot>::tokens,

@@ -14,7 +14,7 @@
 //   state<Channels>               calibrated numbers, if it has any: then each function takes them as its last argument
 #pragma once
 
-#include "pith/codec/concept.hpp"
+#include "pith/codec/variable_rate.hpp"
 #include "pith/core/rounding.hpp"
 
 namespace pith {
@@ -175,10 +175,19 @@ struct pipe_binding<true, Transform, Codec, Channels, PageTokens, Use> {
   using type = transformed_tile<Transform, typename Codec::template bind<Channels, PageTokens, Use>>;
 };
 
+// A transformed number is rounded anew, which leaves a lossless codec nothing to be exact about.
+template <class Codec, int Channels, int PageTokens, use Use>
+consteval bool check_inner() {
+  constexpr bool fixed = !has_variable_rate<Codec, Channels, PageTokens, Use>;
+  static_assert(fixed, "[pith] pipe<T, C>: C has a variable rate. Fix: C alone, or a C of fixed size, int8<per_token<64>>.");
+  return fixed;
+}
+
 template <class Transform, class Codec>
 struct pipe {
   template <int Channels, int PageTokens, use Use>
-  using bind = typename pipe_binding<check_transform<Transform, Channels>(), Transform, Codec, Channels, PageTokens, Use>::type;
+  using bind = typename pipe_binding<check_transform<Transform, Channels>() && check_inner<Codec, Channels, PageTokens, Use>(), Transform,
+                                     Codec, Channels, PageTokens, Use>::type;
 };
 
 // True if a tile's rows are stored in another basis.

@@ -32,6 +32,10 @@ struct tail_place {
   }
 };
 
+// Whether a codec's tiles have tails: nothing that keeps tiles of one size side by side can hold them.
+template <class C, int Channels, int PageTokens, use Use>
+concept has_variable_rate = requires { C::template bind<Channels, PageTokens, Use>::tail_bound; };
+
 template <class T>
 concept variable_tile = requires(float const* rows, std::byte* out, std::byte const* in, float* back) {
   { T::tokens } -> std::convertible_to<int>;
