@@ -137,6 +137,8 @@ PITH_INLINE void with_groups(std::byte const* tile, Use use_source, Ask ask = {}
   for (int row = 0; row < 32; ++row) start[row] = (Tile::start_of(tile, row) << 7) * 0x10001u;
   if constexpr (has_windows<Tile> && simd::expands_bytes) {
     if (place.bytes != Tile::tail_bound) {
+      if constexpr (!std::is_same_v<Ask, ask_nothing>)  // what is likely to be the next tile's
+        PITH_UNROLL for (std::int64_t i = 0; i < 6 * 64; i += 64) simd::prefetch(tail + place.bytes + i);
       expand_escapes<Tile>(tail, place.bytes, symbols);
       return use_source(group_source<Tile, true, Ask>(tile, start, symbols, ask));
     }
@@ -154,36 +156,37 @@ PITH_INLINE void with_groups(std::byte const* tile, Use use_source, Ask ask = {}
 template <class Tile>
 using raw_form = raw_tile<bf16, Tile::channels, Tile::used_for>;
 
-template <class Tile>
-PITH_INLINE void expand_tile(std::byte const* tile, std::byte* raw) {
-  with_groups<Tile>(tile, [=](auto source) {
+template <class Tile, class Ask = ask_nothing>
+PITH_INLINE void expand_tile(std::byte const* tile, std::byte* raw, Ask ask = {}) {
+  auto const write = [=](auto source) {
     for (int group = 0; group < Tile::groups; ++group) {
       simd::u32v words[simd::group_words];
       source(group, words);
       PITH_UNROLL for (int v = 0; v < simd::group_words; ++v) simd::store_words(raw + 128ll * group + 4ll * v * simd::width, words[v]);
     }
-  });
+  };
+  with_groups<Tile>(tile, write, ask);
 }
 
 template <class Coder, int Channels, class Accuracy, int M>
 struct dot_kernel<bf16_tile<Coder, Channels, use::dot>, Accuracy, M> {
   using storage = bf16_tile<Coder, Channels, use::dot>;
-  using plain = dot_kernel<raw_form<storage>, Accuracy, M>;
-  using query = typename plain::query;
+  using over_raw = dot_kernel<raw_form<storage>, Accuracy, M>;
+  using query = typename over_raw::query;
 
-  static void prepare(float const* q, query& out) { plain::prepare(q, out); }
+  static void prepare(float const* q, query& out) { over_raw::prepare(q, out); }
 
   template <class Ask = ask_nothing>
   static void run(std::byte const* tile, query const& q, float* scores, int stride, [[maybe_unused]] Ask ask = {}) {
     if constexpr (has_windows<storage> && simd::expands_bytes) {
       auto const multiply = [&](auto source) {
-        plain::run_words([source](int word, int, simd::u32v(&x)[simd::group_words]) mutable { source(word, x); }, q, scores, stride);
+        over_raw::run_words([source](int word, int, simd::u32v(&x)[simd::group_words]) mutable { source(word, x); }, q, scores, stride);
       };
       with_groups<storage>(tile, multiply, ask);
     } else {
       alignas(64) std::byte raw[raw_form<storage>::bytes];
       expand_tile<storage>(tile, raw);
-      plain::run(raw, q, scores, stride);
+      over_raw::run(raw, q, scores, stride);
     }
   }
 };

@@ -21,13 +21,18 @@
 namespace pith {
 inline namespace PITH_ISA {
 
-// Bytes to ask for ahead of what a kernel of M rows reads: the next tile, if it fits into half a cache. Two rows or more leave time for it;
-// for one row the machine's own prefetching was faster, and only the scales are asked for. Tiles of variable rate are always asked for: taking
-// them apart leaves too few loads in flight (docs/benchmarks.md).
+// What a kernel of M rows asks for: the next tile, if it fits into half a cache. Two rows or more leave time for it; for one row the machine's
+// own prefetching was faster, and only the scales are asked for. Lossless tiles are asked for three sections ahead, by any kernel: taking them
+// apart leaves too few loads waiting at a time (docs/benchmarks.md).
 template <class Storage, int M>
-inline constexpr int ahead_bytes = variable_tile<Storage> ? static_cast<int>(Storage::bytes)
-                                   : M < 2                ? 0
-                                                          : static_cast<int>(std::min<std::int64_t>(Storage::bytes, 8192));
+constexpr auto ask_for() {
+  if constexpr (requires { Storage::section_bytes; })
+    return ask_near{static_cast<std::uintptr_t>(3 * Storage::section_bytes)};
+  else if constexpr (M < 2)
+    return ask_nothing{};
+  else
+    return ask_ahead{static_cast<std::uintptr_t>(std::min<std::int64_t>(Storage::bytes, 8192))};
+}
 
 template <class Tile, class Accuracy>
 struct cpu_linear {
@@ -51,6 +56,7 @@ struct cpu_linear {
     std::int64_t at, bytes;
     void (*prepare)(float const* q, std::byte* to);
     void (*run)(std::byte const* tile, std::byte const* query, float* sums);
+    void (*run_expanded)(std::byte const* raw, std::byte const* query, float* sums);
   };
   struct pass {
     row_group group[rows_at_once];
@@ -74,7 +80,8 @@ struct cpu_linear {
               .at = 0,
               .bytes = round_up(sizeof(typename dot<M>::query), 64),
               .prepare = &cpu_linear::prepare<M>,
-              .run = &cpu_linear::add<M>};
+              .run = &cpu_linear::add<M>,
+              .run_expanded = &cpu_linear::add_expanded<M>};
     }
   };
 
@@ -90,11 +97,25 @@ struct cpu_linear {
     alignas(64) float scores[M][tokens];
     auto const& q = *std::launder(reinterpret_cast<typename dot<M>::query const*>(query));
     auto const tile_at = [=](int t) { return tile + t / dot<M>::storage::tokens * storage::bytes; };
-    if constexpr (ahead_bytes<storage, M> > 0)
-      dot_tiles<dot<M>>(tokens, tile_at, q, scores[0], tokens, ask_ahead{ahead_bytes<storage, M>});
-    else
-      dot_tiles<dot<M>>(tokens, tile_at, q, scores[0], tokens, ask_nothing{});
+    dot_tiles<dot<M>>(tokens, tile_at, q, scores[0], tokens, ask_for<storage, M>());
     for (int i = 0; i < M * tokens; i += simd::width) simd::store(sums + i, simd::load(sums + i) + simd::load(scores[0] + i));
+  }
+
+  // Tiles that are worth expanding into raw ones when more than one kernel reads them.
+  static constexpr bool expands = requires { typename dot<1>::over_raw; };
+  static constexpr std::int64_t expanded_bytes = [] {
+    if constexpr (expands)
+      return std::int64_t{raw_form<storage>::bytes};
+    else
+      return std::int64_t{1};
+  }();
+  template <int M>
+  static void add_expanded([[maybe_unused]] std::byte const* raw, [[maybe_unused]] std::byte const* query, [[maybe_unused]] float* sums) {
+    if constexpr (expands) {
+      alignas(64) float scores[M][tokens];
+      dot<M>::over_raw::run(raw, *std::launder(reinterpret_cast<typename dot<M>::query const*>(query)), scores[0], tokens);
+      for (int i = 0; i < M * tokens; i += simd::width) simd::store(sums + i, simd::load(sums + i) + simd::load(scores[0] + i));
+    }
   }
 
   static std::int64_t scratch_bytes(tiles const& w, std::int64_t batch) {
@@ -144,9 +165,13 @@ struct cpu_linear {
         for (std::int64_t panel = 0; panel < panels; ++panel, tile += Tile::bytes) {
           if constexpr (requires { storage::scale_at; })
             if (rows == 1) ask_for_parameters<storage>(tile + 2 * Tile::bytes, [](std::byte const* at) { simd::prefetch(at); });
+          bool const expanded = expands && plan.groups > 1;
+          alignas(64) std::byte raw[expanded_bytes];
+          if constexpr (expands)
+            if (expanded) expand_tile<storage>(tile, raw, ask_ahead{static_cast<std::uintptr_t>(Tile::bytes)});
           for (int g = 0; g < plan.groups; ++g) {
             row_group const& group = plan.group[g];
-            group.run(tile, scratch + group.at + panel * group.bytes, sums[group.first]);
+            (expanded ? group.run_expanded : group.run)(expanded ? raw : tile, scratch + group.at + panel * group.bytes, sums[group.first]);
           }
         }
         for (int m = 0; m < rows; ++m) save(sums[m], bias, out, m, block * tokens, std::min<std::int64_t>(tokens, w.rows - block * tokens));
