@@ -110,31 +110,47 @@ struct exponent_window {
       return bytes == tail_bytes;
     }
 
+    // Which escapes are the common ones, and what all of them take.
+    struct ranking {
+      std::uint8_t which[128];  // of common[4]; 4: none of them
+      int further, raws;        // escapes that are not common[0], and those that are none of the four
+
+      static ranking of(std::uint8_t const* h, int escapes, std::byte* common) noexcept {
+        std::uint16_t counts[4][128]{};  // four, so that a count seldom waits for the one before
+        for (int i = 0; i < escapes; ++i) ++counts[i % 4][h[i]];
+        std::uint32_t key[128];  // the larger the more frequent, and the earlier among equals
+        for (unsigned i = 0; i < 128; ++i)
+          key[i] = static_cast<std::uint32_t>(counts[0][i] + counts[1][i] + counts[2][i] + counts[3][i]) << 7 | (127u - i);
+        key[0] = key[1] = key[2] = 0;
+        ranking r;
+        std::memset(r.which, 4, sizeof r.which);
+        r.further = r.raws = escapes;
+        for (int k = 0; k < 4; ++k) {
+          std::uint32_t most = 0;
+          for (int i = 0; i < 128; ++i) most = key[i] > most ? key[i] : most;
+          std::uint32_t const at = 127u - (most & 127u);
+          common[k] = static_cast<std::byte>(at);
+          if (most >> 7 != 0) r.which[at] = static_cast<std::uint8_t>(k);
+          r.raws -= static_cast<int>(most >> 7);
+          if (k == 0) r.further = r.raws;
+          key[at] = 127u - at;
+        }
+        return r;
+      }
+      std::int64_t tail_bytes(int escapes) const noexcept { return escapes_at + divide_up(escapes, 8) + divide_up(further, 4) + raws; }
+    };
+
     // -1: they take no less than raw symbols.
     static std::int64_t encode_escapes(std::uint8_t const* h, int escapes, std::byte* tail) noexcept {
-      std::uint16_t counts[128]{};
-      for (int i = 0; i < escapes; ++i) ++counts[h[i]];
-      std::uint8_t which[128];  // 4: none of the common ones
-      std::memset(which, 4, sizeof which);
-      int further = escapes, raws = escapes;
-      for (int k = 0; k < 4; ++k) {  // the most frequent, the first among equals
-        int most = 3;
-        for (int i = 4; i < 128; ++i)
-          if (counts[i] > counts[most]) most = i;
-        tail[k] = static_cast<std::byte>(most);
-        if (counts[most] > 0) which[most] = static_cast<std::uint8_t>(k);
-        raws -= counts[most];
-        if (k == 0) further = raws;
-        counts[most] = 0;
-      }
-      std::int64_t const second_at = escapes_at + divide_up(escapes, 8), bytes = second_at + divide_up(further, 4) + raws;
+      ranking const rank = ranking::of(h, escapes, tail);
+      std::int64_t const second_at = escapes_at + divide_up(escapes, 8), bytes = rank.tail_bytes(escapes);
       if (bytes >= tail_bound) return -1;
       store_le(tail + 4, static_cast<std::uint16_t>(escapes));
       std::memset(tail + escapes_at, 0, static_cast<std::size_t>(bytes - escapes_at));
       int second = 0;
       std::int64_t raw = bytes;
       for (int i = 0; i < escapes; ++i) {
-        int const k = which[h[i]];
+        int const k = rank.which[h[i]];
         if (k == 0) continue;
         tail[escapes_at + i / 8] |= static_cast<std::byte>(1u << i % 8);
         tail[second_at + second / 4] |= static_cast<std::byte>(static_cast<unsigned>(k - 1) << second % 4 * 2);

@@ -2,19 +2,20 @@
 // Lossless bf16 tiles from rows, where bytes can be compressed (AVX-512 VBMI2): the bytes of the codec's own encoder.
 //
 // cost    rows are transposed once; 64 numbers are 2 subtractions, 8 instructions into bytes, 9 into planes and escapes. Choosing starts takes
-//         half a count a number and a sum over 256 counts a row
+//         20 instructions for every 64 numbers of the sample
 #pragma once
 
 #include "pith/cpu/dynamic_float_kernels.hpp"
 #include "pith/cpu/row_source.hpp"
 #include "pith/page/tile_engine.hpp"
+#include "pith/simd/float_windows.hpp"
 
 namespace pith {
 inline namespace PITH_ISA {
 
 template <class Tile>
 inline constexpr bool encodes_windows =
-    has_windows<Tile> && simd::expands_bytes && Tile::used_for == use::dot && (Tile::packed / Tile::sample_step) * 2 < 256;
+    has_windows<Tile> && simd::expands_bytes && Tile::used_for == use::dot && divide_up(Tile::packed, Tile::sample_step) * 2 < 256;
 
 template <class Tile>
   requires encodes_windows<Tile>
@@ -40,22 +41,53 @@ struct window_encoder {
       simd::store_bytes64(section + Tile::rest_at + 64 * (group % 8), rest);
       count += simd::window_planes(symbols, section + Tile::planes_at + 24 * (group % 8), escapes + count);
     }
-    std::int64_t bytes = Tile::coder::encode_escapes(escapes, count, tail);
+    std::int64_t const bytes = encode_escapes(escapes, count, tail);
     if (bytes < 0) return scalar(rows, row_stride, out, tail);
     store_le(out + 8, static_cast<std::uint32_t>(bytes));
     return bytes;
   }
 
  private:
+  static constexpr int sampled = divide_up(Tile::packed, Tile::sample_step);
+
   static void choose_starts(source const& from, std::uint8_t* start) {
-    alignas(64) std::uint8_t counts[32][256 + 64]{};
-    for (int pair = 0; pair < Tile::packed; pair += Tile::sample_step)
-      for (int row = 0; row < 32; ++row) {  // another row every time: a count is not waited for
-        std::uint32_t const word = from.word[pair][row];
-        ++counts[row][word >> 7 & 255u];
-        ++counts[row][word >> 23 & 255u];
+    std::uint32_t const certain = simd::likely_starts<Tile::span, sampled>(from.word[0], 32 * Tile::sample_step, start);
+    for (std::uint32_t left = ~certain; left != 0; left &= left - 1) {
+      int const row = std::countr_zero(left);
+      alignas(64) std::uint8_t counts[256 + 64]{};
+      for (int pair = 0; pair < Tile::packed; pair += Tile::sample_step) {
+        ++counts[from.word[pair][row] >> 7 & 255u];
+        ++counts[from.word[pair][row] >> 23 & 255u];
       }
-    for (int row = 0; row < 32; ++row) start[row] = static_cast<std::uint8_t>(simd::first_largest_sum<Tile::span>(counts[row]));
+      start[row] = static_cast<std::uint8_t>(simd::first_largest_sum<Tile::span>(counts));
+    }
+  }
+
+  // The codec's encode_escapes; reads 64 bytes behind the escapes.
+  static std::int64_t encode_escapes(std::uint8_t const* escapes, int count, std::byte* tail) {
+    auto rank = Tile::coder::ranking::of(escapes, count, tail);
+    std::int64_t const bytes = rank.tail_bytes(count);
+    if (bytes >= Tile::tail_bound) return -1;
+    store_le(tail + 4, static_cast<std::uint16_t>(count));
+
+    std::uint8_t further[Tile::count + 64];
+    std::uint8_t* next = further;
+    std::byte first[Tile::count / 8 + 8];
+    for (int i = 0; i < count; i += 64) {
+      std::uint64_t const others = simd::pack_others(escapes + i, count - i, static_cast<std::uint8_t>(tail[0]), next);
+      store_le(first + i / 8, others);
+      next += std::popcount(others);
+    }
+    std::byte* const second_at = std::copy_n(first, divide_up(count, 8), tail + Tile::coder::escapes_at);
+
+    for (std::uint8_t& which : rank.which) --which;  // common[0] is not among the others
+    std::byte second[Tile::count / 4 + 16];
+    std::byte* raw = tail + bytes;
+    for (int i = 0; i < rank.further; i += 64)
+      for (std::uint64_t raws = simd::pack_codes(further + i, rank.further - i, rank.which, second + i / 4); raws != 0; raws &= raws - 1)
+        *--raw = static_cast<std::byte>(further[i + std::countr_zero(raws)]);
+    std::copy_n(second, divide_up(rank.further, 4), second_at);
+    return bytes;
   }
 
   // Raw tiles, which are rare.

@@ -171,55 +171,11 @@ PITH_INLINE void spread_bytes(std::uint64_t bits, std::uint8_t const* from, std:
   _mm512_storeu_si512(to, _mm512_mask_expand_epi8(_mm512_set1_epi8(static_cast<char>(otherwise)), bits, next));
 }
 
-// The bytes of join_bytes.
-PITH_INLINE void split_bytes(u32v const (&words)[group_words], bytes64& rest, bytes64& symbol) {
-  __m512i const low = _mm512_set1_epi16(0xff);
-  rest.bytes = _mm512_packus_epi16(_mm512_and_si512(words[0], low), _mm512_and_si512(words[1], low));
-  symbol.bytes = _mm512_packus_epi16(_mm512_srli_epi16(words[0], 8), _mm512_srli_epi16(words[1], 8));
-}
-PITH_INLINE u32v sub16(u32v a, u32v b) { return u32v(_mm512_sub_epi16(a, b)); }
-
-// The planes of window_symbols; what they do not say, the lower seven bits of the others, goes to `escapes`: up to 64 bytes are written, the
-// number of those that count is returned.
-PITH_INLINE int window_planes(bytes64 symbols, std::byte* planes, std::uint8_t* escapes) {
-  __m512i const h = _mm512_and_si512(symbols.bytes, _mm512_set1_epi8(127)), code = _mm512_min_epu8(h, _mm512_set1_epi8(3));
-  std::uint64_t const low = _mm512_test_epi8_mask(code, _mm512_set1_epi8(1)), high = _mm512_test_epi8_mask(code, _mm512_set1_epi8(2));
-  store_le<std::uint64_t>(planes, _mm512_movepi8_mask(symbols.bytes));
-  store_le<std::uint64_t>(planes + 8, low);
-  store_le<std::uint64_t>(planes + 16, high);
-  _mm512_storeu_si512(escapes, _mm512_maskz_compress_epi8(low & high, h));
-  return std::popcount(low & high);
-}
-
-// The first of 256 places from which Span counts have the largest sum, which is below 256; 64 zeros follow the counts.
-template <int Span>
-PITH_INLINE int first_largest_sum(std::uint8_t const* counts) {
-  __m512i sum[4], most = _mm512_setzero_si512();
-  for (int k = 0; k < 4; ++k) {
-    sum[k] = _mm512_loadu_si512(counts + 64 * k);
-    for (int i = 1; i < Span; ++i) sum[k] = _mm512_add_epi8(sum[k], _mm512_loadu_si512(counts + 64 * k + i));
-    most = _mm512_max_epu8(most, sum[k]);
-  }
-  most = _mm512_max_epu8(most, _mm512_shuffle_i64x2(most, most, 0x4e));
-  most = _mm512_max_epu8(most, _mm512_shuffle_i64x2(most, most, 0xb1));
-  most = _mm512_max_epu8(most, _mm512_shuffle_epi32(most, _MM_PERM_BADC));
-  most = _mm512_max_epu8(most, _mm512_shuffle_epi32(most, _MM_PERM_CDAB));
-  most = _mm512_max_epu8(most, _mm512_rol_epi32(most, 16));
-  most = _mm512_max_epu8(most, _mm512_or_si512(_mm512_srli_epi16(most, 8), _mm512_slli_epi16(most, 8)));
-  for (int k = 0; k < 4; ++k)
-    if (std::uint64_t const at = _mm512_cmpeq_epi8_mask(sum[k], most); at != 0) return 64 * k + std::countr_zero(at);
-  return 0;
-}
 #else
 inline constexpr bool expands_bytes = false;  // what follows is named in code that is not compiled then
 bytes64 window_symbols(std::byte const*, std::uint64_t, std::uint8_t const*);
 std::uint64_t look_up_codes(std::byte const*, std::uint8_t const (&)[4], std::uint8_t*);
 void spread_bytes(std::uint64_t, std::uint8_t const*, std::uint8_t, std::uint8_t*);
-void split_bytes(u32v const (&)[group_words], bytes64&, bytes64&);
-u32v sub16(u32v, u32v);
-int window_planes(bytes64, std::byte*, std::uint8_t*);
-template <int Span>
-int first_largest_sum(std::uint8_t const*);
 #endif
 
 }  // namespace simd
