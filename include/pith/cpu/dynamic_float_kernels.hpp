@@ -156,8 +156,60 @@ PITH_INLINE void with_groups(std::byte const* tile, Use use_source, Ask ask = {}
 template <class Tile>
 using raw_form = raw_tile<bf16, Tile::channels, Tile::used_for>;
 
+// Windows into a raw tile where bits can be deposited: every escape becomes the commonest one first, which is a code like the others. Those that
+// are not, fewer than one a group, are noted by place and corrected in the raw tile, where the high byte's difference is added.
+template <class Tile>
+  requires(has_windows<Tile> && simd::deposits_bits)
+inline void expand_windows(std::byte const* tile, std::byte* raw) {
+  alignas(64) std::uint32_t start[32];
+  for (int row = 0; row < 32; ++row) start[row] = (Tile::start_of(tile, row) << 7) * 0x10001u;
+  tail_place const place = tail_place::of(tile);
+  std::byte const* const tail = tile + place.distance;
+  auto const from = Tile::coder::parts::of(tail);
+  auto const common = static_cast<std::uint8_t>(tail[0] & std::byte{127});
+
+  std::uint16_t places[Tile::count + 4];
+  int others = 0;
+  std::int64_t escape = 0;
+  for (int group = 0; group < Tile::groups; ++group) {
+    std::byte const* const section = tile + group / 8 * Tile::section_bytes;
+    std::byte const* const planes = section + Tile::planes_at + 24 * (group % 8);
+    simd::u32v words[simd::group_words];
+    simd::join_bytes(simd::load_bytes64(section + Tile::rest_at + 64 * (group % 8)), simd::code_bytes(planes, common), words);
+    PITH_UNROLL for (int v = 0; v < simd::group_words; ++v)
+      simd::store_words(raw + 128ll * group + 4ll * v * simd::width,
+                        simd::add16(words[v], Tile::used_for == use::dot ? simd::u32v::load_unaligned(start + v * simd::width)
+                                                                         : simd::u32v(start[Tile::blocks == 1 ? 0 : group % Tile::blocks])));
+
+    std::uint64_t const escaped = load_le<std::uint64_t>(planes + 8) & load_le<std::uint64_t>(planes + 16);
+    int const count = std::popcount(escaped);
+    std::uint64_t bits = load_le<std::uint64_t>(from.first + escape / 8) >> escape % 8;
+    if (count > 57) bits |= static_cast<std::uint64_t>(from.first[escape / 8 + 8]) << 1 << (63 - escape % 8);
+    escape += count;
+    std::uint64_t left = simd::deposit(bits, escaped);
+    int const more = std::popcount(left);
+    auto const note = [&](int i) {
+      places[others + i] = static_cast<std::uint16_t>(64 * group + std::countr_zero(left));
+      left &= left - 1;
+    };
+    PITH_UNROLL for (int i = 0; i < 3; ++i) note(i);  // without a branch; the next group's are written over what is none
+    for (int i = 3; i < more; ++i) note(i);
+    others += more;
+  }
+
+  std::int64_t raws = place.bytes;
+  for (int i = 0; i < others; ++i) {
+    int const which = 1 + (static_cast<int>(from.second[i / 4]) >> i % 4 * 2 & 3), j = places[i] % 64;
+    auto const h = static_cast<std::uint32_t>(tail[which == 4 && raws > 0 ? --raws : which]) & 127u;
+    std::byte* const number = raw + 2 * (places[i] - j + 2 * Tile::lane_of(j) + j % 2);
+    store_le(number, static_cast<std::uint16_t>(load_le<std::uint16_t>(number) + ((h - common) << 8)));
+  }
+}
+
 template <class Tile, class Ask = ask_nothing>
 PITH_INLINE void expand_tile(std::byte const* tile, std::byte* raw, Ask ask = {}) {
+  if constexpr (has_windows<Tile> && !simd::expands_bytes && simd::deposits_bits)
+    if (tail_place::of(tile).bytes != Tile::tail_bound) return expand_windows<Tile>(tile, raw);
   auto const write = [=](auto source) {
     for (int group = 0; group < Tile::groups; ++group) {
       simd::u32v words[simd::group_words];

@@ -52,6 +52,12 @@ PITH_INLINE bytes64 plane_bytes(std::uint64_t const (&plane)[3]) {
   __m512i const low = _mm512_mask_add_epi8(signs, plane[1], signs, _mm512_set1_epi8(1));
   return {_mm512_mask_add_epi8(low, plane[2], low, _mm512_set1_epi8(2))};
 }
+// The same from 24 bytes of planes, and where plane 1 and 2 both have a bit, `three` below 0x80.
+PITH_INLINE bytes64 code_bytes(std::byte const* planes, std::uint8_t three) {
+  std::uint64_t const plane[3]{load_le<std::uint64_t>(planes), load_le<std::uint64_t>(planes + 8), load_le<std::uint64_t>(planes + 16)};
+  __m512i const bytes = plane_bytes(plane).bytes;
+  return {_mm512_mask_add_epi8(bytes, plane[1] & plane[2], bytes, _mm512_set1_epi8(static_cast<char>(three - 3)))};
+}
 #elif defined(__AVX2__) && !defined(PITH_NO_SIMD)
 struct bytes64 {
   __m256i first, second;  // no array: g++ 12 tuned for AVX2 in general would copy it in halves
@@ -96,6 +102,24 @@ PITH_INLINE bytes64 plane_bytes(std::uint64_t const (&plane)[3]) {
           plane_bytes32(static_cast<std::uint32_t>(plane[0] >> 32), static_cast<std::uint32_t>(plane[1] >> 32),
                         static_cast<std::uint32_t>(plane[2] >> 32))};
 }
+// Numbers 32 Half to 32 Half + 31: planes 0 and 1 are in the halves of a, 1 and 2 in those of b; 128 bits twice.
+template <int Half>
+PITH_INLINE __m256i code_bytes32(__m256i a, __m256i b, __m256i h) {
+  __m256i const eight = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+  __m256i const at = _mm256_add_epi8(eight, _mm256_set1_epi8(4 * Half)), behind = _mm256_add_epi8(at, _mm256_set1_epi8(8));
+  __m256i const bit = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201u));
+  __m256i const sign = _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(a, at), bit), bit), _mm256_set1_epi8(static_cast<char>(0x80)));
+  __m256i const low = _mm256_min_epu8(_mm256_and_si256(_mm256_shuffle_epi8(a, behind), bit), _mm256_set1_epi8(1));
+  __m256i const high = _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(b, behind), bit), bit), _mm256_set1_epi8(2));
+  return _mm256_or_si256(sign, _mm256_shuffle_epi8(h, _mm256_or_si256(low, high)));
+}
+// The same from 24 bytes of planes, and where plane 1 and 2 both have a bit, `three` below 0x80.
+PITH_INLINE bytes64 code_bytes(std::byte const* planes, std::uint8_t three) {
+  __m256i const a = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<__m128i const*>(planes)));
+  __m256i const b = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<__m128i const*>(planes + 8)));
+  __m256i const h = _mm256_set1_epi32(static_cast<int>(0x20100u | static_cast<std::uint32_t>(three) << 24));
+  return {code_bytes32<0>(a, b, h), code_bytes32<1>(a, b, h)};
+}
 #else
 struct bytes64 {
   std::uint8_t byte[64];
@@ -128,6 +152,16 @@ PITH_INLINE bytes64 plane_bytes(std::uint64_t const (&plane)[3]) {
     x.byte[j] = static_cast<std::uint8_t>((plane[0] >> j & 1) << 7 | (plane[2] >> j & 1) << 1 | (plane[1] >> j & 1));
   return x;
 }
+#endif
+
+// deposits_bits: the i-th set bit of a mask takes bit i of other bits (BMI2).
+#if defined(__AVX2__) && defined(__BMI2__) && !defined(PITH_NO_SIMD)
+inline constexpr bool deposits_bits = true;
+PITH_INLINE std::uint64_t deposit(std::uint64_t bits, std::uint64_t mask) { return _pdep_u64(bits, mask); }
+#else  // what follows is named in code that is not compiled then
+inline constexpr bool deposits_bits = false;
+std::uint64_t deposit(std::uint64_t, std::uint64_t);
+bytes64 code_bytes(std::byte const*, std::uint8_t);
 #endif
 
 #if defined(__AVX512VBMI__) && defined(__AVX512VBMI2__) && defined(__GFNI__) && !defined(PITH_NO_SIMD)
