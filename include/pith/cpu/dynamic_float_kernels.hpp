@@ -10,6 +10,7 @@
 //         instructions for every 64 escapes
 #pragma once
 
+#include <array>
 #include <bit>
 
 #include "pith/codec/dynamic_float.hpp"
@@ -169,39 +170,49 @@ inline void expand_windows(std::byte const* tile, std::byte* raw) {
   auto const common = static_cast<std::uint8_t>(tail[0] & std::byte{127});
 
   std::uint16_t places[Tile::count + 4];
-  int others = 0;
-  std::int64_t escape = 0;
-  for (int group = 0; group < Tile::groups; ++group) {
-    std::byte const* const section = tile + group / 8 * Tile::section_bytes;
-    std::byte const* const planes = section + Tile::planes_at + 24 * (group % 8);
-    simd::u32v words[simd::group_words];
-    simd::join_bytes(simd::load_bytes64(section + Tile::rest_at + 64 * (group % 8)), simd::code_bytes(planes, common), words);
-    PITH_UNROLL for (int v = 0; v < simd::group_words; ++v)
-      simd::store_words(raw + 128ll * group + 4ll * v * simd::width,
-                        simd::add16(words[v], Tile::used_for == use::dot ? simd::u32v::load_unaligned(start + v * simd::width)
-                                                                         : simd::u32v(start[Tile::blocks == 1 ? 0 : group % Tile::blocks])));
+  std::uint16_t* noted = places;
+  std::uint64_t escape = 0;
+  std::byte* to = raw;
+  unsigned first = 0;  // number of a group
+  for (std::byte const* section = tile; section < tile + Tile::groups / 8 * Tile::section_bytes; section += Tile::section_bytes)
+    for (std::byte const *rest = section + Tile::rest_at, *planes = section + Tile::planes_at; rest < section + Tile::planes_at;
+         rest += 64, planes += 24, first += 64, to += 128) {
+      simd::u32v words[simd::group_words];
+      simd::join_bytes(simd::load_bytes64(rest), simd::code_bytes(planes, common), words);
+      std::uint32_t const* const of_rows = start + (Tile::used_for == use::dot || Tile::blocks == 1 ? 0 : first / 64 % Tile::blocks);
+      PITH_UNROLL for (int v = 0; v < simd::group_words; ++v)
+        simd::store_words(to + 4ll * v * simd::width,
+                          simd::add16(words[v], Tile::used_for == use::dot ? simd::u32v::load_unaligned(of_rows + v * simd::width)
+                                                                           : simd::u32v(*of_rows)));
 
-    std::uint64_t const escaped = load_le<std::uint64_t>(planes + 8) & load_le<std::uint64_t>(planes + 16);
-    int const count = std::popcount(escaped);
-    std::uint64_t bits = load_le<std::uint64_t>(from.first + escape / 8) >> escape % 8;
-    if (count > 57) bits |= static_cast<std::uint64_t>(from.first[escape / 8 + 8]) << 1 << (63 - escape % 8);
-    escape += count;
-    std::uint64_t left = simd::deposit(bits, escaped);
-    int const more = std::popcount(left);
-    auto const note = [&](int i) {
-      places[others + i] = static_cast<std::uint16_t>(64 * group + std::countr_zero(left));
-      left &= left - 1;
-    };
-    PITH_UNROLL for (int i = 0; i < 3; ++i) note(i);  // without a branch; the next group's are written over what is none
-    for (int i = 3; i < more; ++i) note(i);
-    others += more;
-  }
+      std::uint64_t const escaped = load_le<std::uint64_t>(planes + 8) & load_le<std::uint64_t>(planes + 16);
+      auto const count = static_cast<unsigned>(std::popcount(escaped));
+      std::uint64_t bits = load_le<std::uint64_t>(from.first + escape / 8) >> escape % 8;
+      if (count > 57) bits |= static_cast<std::uint64_t>(from.first[escape / 8 + 8]) << 1 << (63 - escape % 8);
+      escape += count;
+      std::uint64_t left = simd::deposit(bits, escaped);
+      int const others = std::popcount(left);
+      auto const note = [&](int i) {
+        noted[i] = static_cast<std::uint16_t>(first + simd::lowest_bit(left));
+        left &= left - 1;
+      };
+      PITH_UNROLL for (int i = 0; i < 3; ++i) note(i);  // without a branch; the next group's are written over what is none
+      for (int i = 3; i < others; ++i) note(i);
+      noted += others;
+    }
 
-  std::int64_t raws = place.bytes;
-  for (int i = 0; i < others; ++i) {
-    int const which = 1 + (static_cast<int>(from.second[i / 4]) >> i % 4 * 2 & 3), j = places[i] % 64;
-    auto const h = static_cast<std::uint32_t>(tail[which == 4 && raws > 0 ? --raws : which]) & 127u;
-    std::byte* const number = raw + 2 * (places[i] - j + 2 * Tile::lane_of(j) + j % 2);
+  static constexpr auto in_words = [] {
+    std::array<std::uint8_t, 64> at{};
+    for (int j = 0; j < 64; ++j) at[static_cast<std::size_t>(j)] = static_cast<std::uint8_t>(4 * Tile::lane_of(j) + j % 2 * 2);
+    return at;
+  }();
+  std::byte const* other = tail + place.bytes;
+  std::int64_t i = 0;
+  for (std::uint16_t const* at = places; at < noted; ++at, ++i) {
+    unsigned const code = static_cast<unsigned>(from.second[i / 4]) >> i % 4 * 2 & 3u;
+    other -= code == 3;
+    auto const h = static_cast<std::uint32_t>(*(code == 3 ? other : tail + 1 + code)) & 127u;
+    std::byte* const number = raw + 2 * (*at & ~63u) + in_words[*at & 63u];
     store_le(number, static_cast<std::uint16_t>(load_le<std::uint16_t>(number) + ((h - common) << 8)));
   }
 }

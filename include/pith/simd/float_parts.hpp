@@ -158,9 +158,11 @@ PITH_INLINE bytes64 plane_bytes(std::uint64_t const (&plane)[3]) {
 #if defined(__AVX2__) && defined(__BMI2__) && !defined(PITH_NO_SIMD)
 inline constexpr bool deposits_bits = true;
 PITH_INLINE std::uint64_t deposit(std::uint64_t bits, std::uint64_t mask) { return _pdep_u64(bits, mask); }
+PITH_INLINE unsigned lowest_bit(std::uint64_t bits) { return static_cast<unsigned>(_tzcnt_u64(bits)); }  // g++ 12 gives std::countr_zero a branch for none
 #else  // what follows is named in code that is not compiled then
 inline constexpr bool deposits_bits = false;
 std::uint64_t deposit(std::uint64_t, std::uint64_t);
+unsigned lowest_bit(std::uint64_t);
 bytes64 code_bytes(std::byte const*, std::uint8_t);
 #endif
 
