@@ -6,6 +6,7 @@
 
 #include "laws/inputs.hpp"
 #include "pith/codec/dynamic_float.hpp"
+#include "pith/codec/exponent_planes.hpp"
 #include "pith/codec/exponent_rans.hpp"
 #include "pith/codec/huffman.hpp"
 #include "support/catch.hpp"
@@ -69,11 +70,15 @@ TEST_CASE("dynamic_float: every number of 8 and 16 bits comes back bit for bit",
   CHECK(tiles_that_differ<tile_of<bf16, exponent_window, 96, use::mix>>() == 0);
   CHECK(tiles_that_differ<tile_of<bf16, huffman, 256, use::dot>>() == 0);
   CHECK(tiles_that_differ<tile_of<bf16, rans_exponents, 64, use::mix>>() == 0);
+  CHECK(tiles_that_differ<tile_of<bf16, exponent_planes, 256, use::dot>>() == 0);
+  CHECK(tiles_that_differ<tile_of<bf16, exponent_planes, 96, use::mix>>() == 0);
   CHECK(tiles_that_differ<tile_of<f16, exponent_window, 64, use::dot>>() == 0);
+  CHECK(tiles_that_differ<tile_of<f16, exponent_planes, 512, use::dot>>() == 0);
   CHECK(tiles_that_differ<tile_of<f16, huffman, 32, use::mix>>() == 0);
   CHECK(tiles_that_differ<tile_of<e4m3, exponent_window, 64, use::dot>>() == 0);
   CHECK(tiles_that_differ<tile_of<e5m2, exponent_window, 64, use::mix>>() == 0);
   CHECK(tiles_that_differ<tile_of<e5m2, rans_exponents, 64, use::dot>>() == 0);
+  CHECK(tiles_that_differ<tile_of<e5m2, exponent_planes, 64, use::mix>>() == 0);
 }
 
 TEST_CASE("dynamic_float: f32 comes back bit for bit, NaN payloads included", "[codec][dynamic_float]") {
@@ -91,6 +96,7 @@ TEST_CASE("dynamic_float: f32 comes back bit for bit, NaN payloads included", "[
     }
     CHECK(comes_back<tile>(rows));
     CHECK(comes_back<tile_of<float, huffman, 64, use::mix>>(rows));
+    CHECK(comes_back<tile_of<float, exponent_planes, 64, use::dot>>(rows));
   }
 }
 

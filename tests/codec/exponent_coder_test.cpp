@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "pith/codec/exponent_planes.hpp"
 #include "pith/codec/exponent_rans.hpp"
 #include "pith/codec/huffman.hpp"
 #include "support/catch.hpp"
@@ -34,10 +35,32 @@ coder make(char const* name, double excess) {
       name + (" " + std::to_string(Count)), excess, Count, tile::fixed_bytes, tile::tail_bound, tile::encode, tile::decode, tile::check};
 }
 
+// A coder whose planes lie in sections, here one behind the other.
+template <class Coder>
+struct in_sections {
+  template <int Count>
+  struct bind {
+    using tile = typename Coder::template bind<Count>;
+    static constexpr std::int64_t stride = tile::section_bytes, fixed_bytes = Count / 512 * stride, tail_bound = tile::tail_bound;
+    static std::int64_t encode(std::uint8_t const* symbols, std::byte* fixed, std::byte* tail) noexcept {
+      return tile::encode(symbols, fixed, stride, tail);
+    }
+    static void decode(std::byte const* fixed, std::byte const* tail, std::int64_t bytes, std::uint8_t* symbols) noexcept {
+      tile::decode(fixed, stride, tail, bytes, symbols);
+    }
+    static bool check(std::byte const* fixed, std::byte const* tail, std::int64_t bytes) noexcept {
+      return tile::check(fixed, stride, tail, bytes);
+    }
+  };
+};
+
 std::vector<coder> const coders = {
     make<pith::rans_exponents, 1024>("rans_exponents", 0.45),
     make<pith::rans_exponents, 8192>("rans_exponents", 0.09),
     make<pith::rans_exponents, 16384>("rans_exponents", 0.06),
+    make<in_sections<pith::exponent_planes>, 1024>("exponent_planes", 0.30),
+    make<in_sections<pith::exponent_planes>, 8192>("exponent_planes", 0.12),
+    make<in_sections<pith::exponent_planes>, 16384>("exponent_planes", 0.12),
     make<pith::huffman, 1024>("huffman", 0.30),
     make<pith::huffman, 8192>("huffman", 0.12),
     make<pith::huffman, 16384>("huffman", 0.11),

@@ -21,7 +21,7 @@
 #include <bit>
 #include <cstring>
 
-#include "pith/core/bits.hpp"
+#include "pith/codec/byte_escapes.hpp"
 
 namespace pith {
 
@@ -35,23 +35,12 @@ struct exponent_window {
     static constexpr int groups = Count / 64;
     static constexpr std::int64_t section_bytes = 8 * 24;  // of 512 numbers
     static constexpr std::int64_t tail_bound = Count;
-    static constexpr std::int64_t escapes_at = 6;  // of the tail: their first bits
+    using parts = byte_escapes;  // of a tail that is not raw
 
     // Plane k of a group; sections lie `stride` apart.
     static constexpr std::int64_t plane_at(int group, int k, std::int64_t stride) noexcept {
       return group / 8 * stride + 24 * (group % 8) + 8 * k;
     }
-
-    // The parts of a tail that is not raw.
-    struct parts {
-      int escapes;
-      std::byte const *first, *second;  // bits of the two stages
-
-      static parts of(std::byte const* tail) noexcept {
-        int const escapes = load_le<std::uint16_t>(tail + 4);
-        return {escapes, tail + escapes_at, tail + escapes_at + divide_up(escapes, 8)};
-      }
-    };
 
     static std::int64_t encode(std::uint8_t const* symbols, std::byte* planes, std::int64_t stride, std::byte* tail) noexcept {
       std::uint8_t escape[Count + 64];
@@ -75,19 +64,13 @@ struct exponent_window {
     static void decode(std::byte const* planes, std::int64_t stride, std::byte const* tail, std::int64_t tail_bytes,
                        std::uint8_t* symbols) noexcept {
       if (tail_bytes == tail_bound) return void(std::memcpy(symbols, tail, Count));
-      parts const from = parts::of(tail);
-      int escape = 0, further = 0;
-      std::int64_t raw = tail_bytes;
+      byte_escapes::reader escapes(tail, tail_bytes);
       for (int g = 0; g < groups; ++g) {
         std::byte const* const plane = planes + plane_at(g, 0, stride);
         auto const sign = load_le<std::uint64_t>(plane), low = load_le<std::uint64_t>(plane + 8), high = load_le<std::uint64_t>(plane + 16);
         for (int j = 0; j < 64; ++j) {
           std::uint64_t h = (high >> j & 1) << 1 | (low >> j & 1);
-          if (h == 3) {
-            unsigned which = bits<1>(from.first, escape++);
-            if (which == 1) which += bits<2>(from.second, further++);
-            h = static_cast<unsigned>(which < 4 ? tail[which] : tail[--raw]);
-          }
+          if (h == 3) h = escapes.next();
           symbols[64 * g + j] = static_cast<std::uint8_t>((sign >> j & 1) << 7 | (h & 127u));
         }
       }
@@ -95,81 +78,25 @@ struct exponent_window {
 
     static bool check(std::byte const* planes, std::int64_t stride, std::byte const* tail, std::int64_t tail_bytes) noexcept {
       if (tail_bytes == tail_bound) return true;
-      if (tail_bytes < escapes_at || tail_bytes > tail_bound) return false;
-      int escapes = 0, further = 0;
+      if (tail_bytes > tail_bound) return false;
+      int escapes = 0;
       for (int g = 0; g < groups; ++g)
         escapes += std::popcount(load_le<std::uint64_t>(planes + plane_at(g, 1, stride)) &
                                  load_le<std::uint64_t>(planes + plane_at(g, 2, stride)));
-      parts const from = parts::of(tail);
-      std::int64_t bytes = escapes_at + divide_up(escapes, 8);
-      if (from.escapes != escapes || bytes > tail_bytes) return false;
-      for (int i = 0; i < escapes; ++i) further += static_cast<int>(bits<1>(from.first, i));
-      bytes += divide_up(further, 4);
-      if (bytes > tail_bytes) return false;
-      for (int i = 0; i < further; ++i) bytes += bits<2>(from.second, i) == 3;
-      return bytes == tail_bytes;
+      return byte_escapes::check(tail, tail_bytes, escapes);
     }
 
-    // Which escapes are the common ones, and what all of them take.
-    struct ranking {
-      std::uint8_t which[128];  // of common[4]; 4: none of them
-      int further, raws;        // escapes that are not common[0], and those that are none of the four
-
-      static ranking of(std::uint8_t const* h, int escapes, std::byte* common) noexcept {
-        std::uint16_t counts[4][128]{};  // four, so that a count seldom waits for the one before
-        for (int i = 0; i < escapes; ++i) ++counts[i % 4][h[i]];
-        std::uint32_t key[128];  // the larger the more frequent, and the earlier among equals
-        for (unsigned i = 0; i < 128; ++i)
-          key[i] = static_cast<std::uint32_t>(counts[0][i] + counts[1][i] + counts[2][i] + counts[3][i]) << 7 | (127u - i);
-        key[0] = key[1] = key[2] = 0;
-        ranking r;
-        std::memset(r.which, 4, sizeof r.which);
-        r.further = r.raws = escapes;
-        for (int k = 0; k < 4; ++k) {
-          std::uint32_t most = 0;
-          for (int i = 0; i < 128; ++i) most = key[i] > most ? key[i] : most;
-          std::uint32_t const at = 127u - (most & 127u);
-          common[k] = static_cast<std::byte>(at);
-          if (most >> 7 != 0) r.which[at] = static_cast<std::uint8_t>(k);
-          r.raws -= static_cast<int>(most >> 7);
-          if (k == 0) r.further = r.raws;
-          key[at] = 127u - at;
-        }
-        return r;
-      }
-      std::int64_t tail_bytes(int escapes) const noexcept { return escapes_at + divide_up(escapes, 8) + divide_up(further, 4) + raws; }
-    };
+    using ranking = byte_escapes::ranking<3, 128>;
 
     // -1: they take no less than raw symbols.
     static std::int64_t encode_escapes(std::uint8_t const* h, int escapes, std::byte* tail) noexcept {
-      ranking const rank = ranking::of(h, escapes, tail);
-      std::int64_t const second_at = escapes_at + divide_up(escapes, 8), bytes = rank.tail_bytes(escapes);
-      if (bytes >= tail_bound) return -1;
-      store_le(tail + 4, static_cast<std::uint16_t>(escapes));
-      std::memset(tail + escapes_at, 0, static_cast<std::size_t>(bytes - escapes_at));
-      int second = 0;
-      std::int64_t raw = bytes;
-      for (int i = 0; i < escapes; ++i) {
-        int const k = rank.which[h[i]];
-        if (k == 0) continue;
-        tail[escapes_at + i / 8] |= static_cast<std::byte>(1u << i % 8);
-        tail[second_at + second / 4] |= static_cast<std::byte>(static_cast<unsigned>(k - 1) << second % 4 * 2);
-        ++second;
-        if (k == 4) tail[--raw] = static_cast<std::byte>(h[i]);
-      }
-      return bytes;
+      return byte_escapes::encode<3, 128>(h, escapes, tail, tail_bound);
     }
 
     static std::int64_t store_raw(std::uint8_t const* symbols, std::byte* planes, std::int64_t stride, std::byte* tail) noexcept {
       for (int g = 0; g < groups; ++g) std::memset(planes + plane_at(g, 0, stride), 0, 24);
       std::memcpy(tail, symbols, Count);
       return Count;
-    }
-
-   private:
-    template <int Bits>
-    static unsigned bits(std::byte const* from, int i) noexcept {
-      return static_cast<unsigned>(from[i * Bits / 8] >> i * Bits % 8) & ((1u << Bits) - 1u);
     }
   };
 };

@@ -66,7 +66,7 @@ struct window_encoder {
   // The codec's encode_escapes; reads 64 bytes behind the escapes.
   static std::int64_t encode_escapes(std::uint8_t const* escapes, int count, std::byte* tail) {
     auto rank = Tile::coder::ranking::of(escapes, count, tail);
-    std::int64_t const bytes = rank.tail_bytes(count);
+    std::int64_t const bytes = rank.bytes(count);
     if (bytes >= Tile::tail_bound) return -1;
     store_le(tail + 4, static_cast<std::uint16_t>(count));
 
@@ -78,7 +78,7 @@ struct window_encoder {
       store_le(first + i / 8, others);
       next += std::popcount(others);
     }
-    std::byte* const second_at = std::copy_n(first, divide_up(count, 8), tail + Tile::coder::escapes_at);
+    std::byte* const second_at = std::copy_n(first, divide_up(count, 8), tail + byte_escapes::first_at);
 
     for (std::uint8_t& which : rank.which) --which;  // common[0] is not among the others
     std::byte second[Tile::count / 4 + 16];
