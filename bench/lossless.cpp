@@ -10,6 +10,7 @@
 #include <iterator>
 #include <random>
 
+#include "pith/codec/exponent_planes.hpp"
 #include "pith/codec/exponent_rans.hpp"
 #include "pith/codec/huffman.hpp"
 #include "pith/interop/safetensors.hpp"
@@ -168,6 +169,7 @@ int main(int argc, char** argv) {
   std::vector<std::pair<std::string, std::vector<matrix>>> const data{
       {"scales 0.3", {generated(0.3)}}, {"scales 1.0", {generated(1.0)}}, {"model", model_weights()}};
   add_coder<pith::exponent_window>("window", data);
+  add_coder<pith::exponent_planes>("planes", data);
   add_coder<pith::huffman>("huffman", data);
   add_coder<pith::rans_exponents>("rans", data);
   return bench::run(argc, argv, "Lossless bf16 weights, tiles of 32 x 256, 1 thread");

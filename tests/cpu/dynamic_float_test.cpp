@@ -103,6 +103,8 @@ TEST_CASE("lossless tiles: vectors write the codec's bytes and read every number
   CHECK(wrong_tiles<tile_of<exponent_window, 256, use::dot>>() == 0);
   CHECK(wrong_tiles<tile_of<exponent_window, 96, use::dot>>() == 0);
   CHECK(wrong_tiles<tile_of<exponent_window, 64, use::mix>>() == 0);
+  CHECK(wrong_tiles<tile_of<exponent_planes, 256, use::dot>>() == 0);
+  CHECK(wrong_tiles<tile_of<exponent_planes, 96, use::mix>>() == 0);
   CHECK(wrong_tiles<tile_of<huffman, 64, use::dot>>() == 0);
   CHECK(wrong_tiles<tile_of<rans_exponents, 96, use::mix>>() == 0);
 }
@@ -112,6 +114,9 @@ TEST_CASE("lossless tiles: dot and mix are those of raw tiles, bit for bit", "[c
   CHECK(same_sums<tile_of<exponent_window, 256, use::dot>, exact_accuracy, 1>());
   CHECK(same_sums<tile_of<exponent_window, 64, use::dot>, integer_accuracy, 4>());
   CHECK(same_sums<tile_of<exponent_window, 64, use::dot>, exact_accuracy, 4>());
+  CHECK(same_sums<tile_of<exponent_planes, 256, use::dot>, exact_accuracy, 1>());
+  CHECK(same_sums<tile_of<exponent_planes, 64, use::dot>, integer_accuracy, 4>());
+  CHECK(same_sums<tile_of<exponent_planes, 64, use::mix>, exact_accuracy, 1>());
   CHECK(same_sums<tile_of<huffman, 64, use::dot>, integer_accuracy, 2>());
   CHECK(same_sums<tile_of<exponent_window, 64, use::mix>, integer_accuracy, 2>());
   CHECK(same_sums<tile_of<rans_exponents, 64, use::mix>, exact_accuracy, 1>());

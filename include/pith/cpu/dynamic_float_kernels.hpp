@@ -2,7 +2,7 @@
 // dot, mix and decode of lossless bf16 tiles. Numbers come back a group of 64 at a time, as the words of a raw tile.
 //
 //   dot     where bytes expand (AVX-512 VBMI2), windows go from packed bytes to the products in registers: no decoded copy exists.
-//           Else, and for other coders, a tile is expanded into a raw one in the first-level cache first
+//           Planes go from symbols, expanded into the first-level cache. Else, and for other coders, a tile is expanded into a raw one in the first-level cache first
 //   mix     expands a tile into a raw one, too
 //
 // error   that of the raw kernels: the numbers are the same, and so are the sums
@@ -14,7 +14,9 @@
 #include <bit>
 
 #include "pith/codec/dynamic_float.hpp"
+#include "pith/codec/exponent_planes.hpp"
 #include "pith/cpu/raw_pairs.hpp"
+#include "pith/simd/bit_planes.hpp"
 #include "pith/simd/float_parts.hpp"
 
 namespace pith {
@@ -29,19 +31,24 @@ inline constexpr bool has_windows = false;
 template <int Channels, use Use>
 inline constexpr bool has_windows<bf16_tile<exponent_window, Channels, Use>> = true;
 
-// The escapes of a tile's windows in their order, less the code's 3; `to` has room for 64 more.
 template <class Tile>
+inline constexpr bool has_planes = false;
+template <int Channels, use Use>
+inline constexpr bool has_planes<bf16_tile<exponent_planes, Channels, Use>> = simd::deposits_bits;
+
+// The escapes of a tile in their order, less Less, which a window's code adds; `to` has room for 64 more.
+template <class Tile, unsigned Less = 3>
   requires(simd::expands_bytes)
 PITH_INLINE void expand_escapes(std::byte const* tail, std::int64_t tail_bytes, std::uint8_t* to) {
-  auto const from = Tile::coder::parts::of(tail);
+  auto const from = byte_escapes::of(tail);
   std::uint8_t common[4];
-  for (int k = 0; k < 4; ++k) common[k] = static_cast<std::uint8_t>(static_cast<std::uint8_t>(tail[k]) - 3u);
+  for (int k = 0; k < 4; ++k) common[k] = static_cast<std::uint8_t>(static_cast<std::uint8_t>(tail[k]) - Less);
   std::uint8_t further[Tile::count + 64];
   std::int64_t raw = tail_bytes;
   int const ones = static_cast<int>(std::min<std::int64_t>(4 * (tail + tail_bytes - from.second), Tile::count));  // or fewer: raw bytes follow
   for (int i = 0; i < ones; i += 64)
     for (std::uint64_t last = simd::look_up_codes(from.second + i / 4, common, further + i); last != 0 && raw > 0; last &= last - 1)
-      further[i + std::countr_zero(last)] = static_cast<std::uint8_t>(static_cast<std::uint8_t>(tail[--raw]) - 3u);
+      further[i + std::countr_zero(last)] = static_cast<std::uint8_t>(static_cast<std::uint8_t>(tail[--raw]) - Less);
   std::uint8_t const* next = further;
   for (int i = 0; i < from.escapes; i += 64) {
     auto bits = load_le<std::uint64_t>(from.first + i / 8);
@@ -57,7 +64,7 @@ template <class Tile>
 PITH_INLINE void put_escapes(std::byte const* tile, std::uint8_t* symbols) {
   tail_place const place = tail_place::of(tile);
   std::byte const* const tail = tile + place.distance;
-  auto const from = Tile::coder::parts::of(tail);
+  auto const from = byte_escapes::of(tail);
   std::uint8_t escapes[Tile::count + 64];
   std::int64_t raw = place.bytes;
   for (int i = 0, further = 0; i < from.escapes; i += 8) {
@@ -84,6 +91,42 @@ PITH_INLINE void put_escapes(std::byte const* tile, std::uint8_t* symbols) {
     };
     PITH_UNROLL for (int i = 0; i < 4; ++i) put();
     while (left != 0) put();
+  }
+}
+
+// The symbols of a tile in planes: each level's next bits go to where the level above has ones. `symbols` has room for 64 more.
+template <class Tile>
+  requires has_planes<Tile>
+PITH_INLINE void expand_planes(std::byte const* tile, std::uint8_t* symbols) {
+  using coder = typename Tile::coder;
+  tail_place const place = tail_place::of(tile);
+  std::byte const* const tail = tile + place.distance;
+  auto const at = coder::places::of(tail);
+  std::byte const *const first = tail + coder::streams_at, *const low = tail + at.low, *const high = tail + at.high;
+  std::uint8_t escapes[Tile::count + 64];
+  if constexpr (simd::expands_bytes) {
+    expand_escapes<Tile, 0>(tail + at.escapes, place.bytes - at.escapes, escapes);
+  } else {
+    byte_escapes::reader from(tail + at.escapes, place.bytes - at.escapes);
+    for (int i = 0, n = byte_escapes::of(tail + at.escapes).escapes; i < n; ++i) escapes[i] = static_cast<std::uint8_t>(from.next());
+  }
+  auto const table = load_le<std::uint64_t>(tail);  // byte 7 is where escapes go
+  std::uint8_t const* next = escapes;
+  std::int64_t others = 0, further = 0;
+  for (int group = 0; group < Tile::groups; ++group) {
+    std::byte const* const planes = tile + group / 8 * Tile::section_bytes + Tile::planes_at + 16 * (group % 8);
+    std::uint64_t plane[5]{load_le<std::uint64_t>(planes), load_le<std::uint64_t>(planes + 8), 0, 0, 0};
+    std::uint64_t const other = plane[0] & plane[1];
+    int const n = std::popcount(other);
+    plane[2] = simd::deposit_bits(simd::bits_at(first, others, n), other);
+    others += n;
+    int const m = std::popcount(plane[2]);
+    plane[3] = simd::deposit_bits(simd::bits_at(low, further, m), plane[2]);
+    plane[4] = simd::deposit_bits(simd::bits_at(high, further, m), plane[2]);
+    further += m;
+    std::uint64_t const escaped = plane[3] & plane[4];
+    simd::store_bytes64(symbols + 64ll * group, simd::ranked_bytes(plane, escaped, table, next));
+    next += std::popcount(escaped);
   }
 }
 
@@ -146,6 +189,11 @@ PITH_INLINE void with_groups(std::byte const* tile, Use use_source, Ask ask = {}
   } else if constexpr (has_windows<Tile>) {
     if (place.bytes != Tile::tail_bound) {
       put_escapes<Tile>(tile, symbols);
+      return use_source(group_source<Tile, false, Ask>(tile, start, symbols, ask));
+    }
+  } else if constexpr (has_planes<Tile>) {
+    if (place.bytes != Tile::tail_bound) {
+      expand_planes<Tile>(tile, symbols);
       return use_source(group_source<Tile, false, Ask>(tile, start, symbols, ask));
     }
   }
@@ -241,7 +289,7 @@ struct dot_kernel<bf16_tile<Coder, Channels, use::dot>, Accuracy, M> {
 
   template <class Ask = ask_nothing>
   static void run(std::byte const* tile, query const& q, float* scores, int stride, [[maybe_unused]] Ask ask = {}) {
-    if constexpr (has_windows<storage> && simd::expands_bytes) {
+    if constexpr ((has_windows<storage> || has_planes<storage>) && simd::expands_bytes) {
       auto const multiply = [&](auto source) {
         over_raw::run_words([source](int word, int, simd::u32v(&x)[simd::group_words]) mutable { source(word, x); }, q, scores, stride);
       };

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// Codes of codec/exponent_planes.hpp for vectors: bits into the places of a mask, and the bytes that 64 codes in planes stand for.
+//
+// deposits_bits: the processor does the former (BMI2; fast from Haswell and Zen 3 on).
+#pragma once
+
+#include <bit>
+#include <cstring>
+
+#include "pith/core/bits.hpp"
+#include "pith/simd/float_parts.hpp"
+
+namespace pith {
+inline namespace PITH_ISA {
+namespace simd {
+
+// Bits `at` and on of a stream; the first `count` of them count. Reads up to 16 bytes from byte at / 8 on.
+PITH_INLINE std::uint64_t bits_at(std::byte const* stream, std::int64_t at, int count) {
+  std::byte const* const from = stream + at / 8;
+  std::uint64_t bits = load_le<std::uint64_t>(from) >> at % 8;
+  if (count > 57) [[unlikely]]
+    bits |= load_le<std::uint64_t>(from + 8) << 1 << (63 - at % 8);
+  return bits;
+}
+
+#if defined(__BMI2__) && defined(__AVX2__) && defined(__x86_64__) && !defined(PITH_NO_SIMD)
+inline constexpr bool deposits_bits = true;
+PITH_INLINE std::uint64_t deposit_bits(std::uint64_t bits, std::uint64_t mask) { return _pdep_u64(bits, mask); }
+#else
+inline constexpr bool deposits_bits = false;
+std::uint64_t deposit_bits(std::uint64_t, std::uint64_t);
+#endif
+
+// Of five planes the number that weighs them 1, 2, 1, 1, 2 is the place of a byte in the table, whose lower 8 bytes count. Where it is 7,
+// in `escaped`, the next of `escapes`, which has room for 64.
+#if defined(__AVX512BW__) && !defined(PITH_NO_SIMD)
+PITH_INLINE bytes64 ranked_bytes(std::uint64_t const (&plane)[5], std::uint64_t escaped, std::uint64_t table, std::uint8_t const* escapes) {
+  __m512i const one = _mm512_set1_epi8(1), two = _mm512_set1_epi8(2);
+  __m512i rank = _mm512_maskz_mov_epi8(plane[0], one);
+  rank = _mm512_mask_add_epi8(rank, plane[1], rank, two);
+  rank = _mm512_mask_add_epi8(rank, plane[2], rank, one);
+  rank = _mm512_mask_add_epi8(rank, plane[3], rank, one);
+  rank = _mm512_mask_add_epi8(rank, plane[4], rank, two);
+  __m512i const bytes = _mm512_shuffle_epi8(_mm512_set1_epi64(static_cast<long long>(table)), rank);
+#if defined(__AVX512VBMI2__)
+  __m512i next = _mm512_loadu_si512(escapes);
+  asm("" : "+v"(next));  // expanding from memory waits for it
+  return {_mm512_mask_expand_epi8(bytes, escaped, next)};
+#else
+  alignas(64) std::uint8_t all[64];
+  _mm512_store_si512(all, bytes);
+  for (; escaped != 0; escaped &= escaped - 1) all[std::countr_zero(escaped)] = *escapes++;
+  return load_bytes64(all);
+#endif
+}
+#elif defined(__AVX2__) && !defined(PITH_NO_SIMD)
+PITH_INLINE __m256i ranked_bytes32(std::uint64_t const (&plane)[5], int shift, __m256i table) {
+  auto const bytes = [&](int k) { return bit_bytes(static_cast<std::uint32_t>(plane[k] >> shift)); };
+  __m256i const twice = _mm256_add_epi8(bytes(1), bytes(4));
+  __m256i const rank = _mm256_add_epi8(_mm256_add_epi8(_mm256_add_epi8(twice, twice), bytes(0)), _mm256_add_epi8(bytes(2), bytes(3)));
+  return _mm256_shuffle_epi8(table, _mm256_sub_epi8(_mm256_setzero_si256(), rank));
+}
+PITH_INLINE bytes64 ranked_bytes(std::uint64_t const (&plane)[5], std::uint64_t escaped, std::uint64_t table, std::uint8_t const* escapes) {
+  __m256i const entries = _mm256_set1_epi64x(static_cast<long long>(table));
+  bytes64 const codes{ranked_bytes32(plane, 0, entries), ranked_bytes32(plane, 32, entries)};
+  if (escaped == 0) return codes;
+  alignas(32) std::uint8_t all[64];
+  store_bytes64(all, codes);
+  for (; escaped != 0; escaped &= escaped - 1) all[std::countr_zero(escaped)] = *escapes++;
+  return load_bytes64(all);
+}
+#else
+bytes64 ranked_bytes(std::uint64_t const (&)[5], std::uint64_t, std::uint64_t, std::uint8_t const*);  // named where it is not compiled
+#endif
+
+}  // namespace simd
+}  // namespace PITH_ISA
+}  // namespace pith
