@@ -2,7 +2,7 @@
 // dot, mix and decode of lossless bf16 tiles. Numbers come back a group of 64 at a time, as the words of a raw tile.
 //
 //   dot     where bytes expand (AVX-512 VBMI2), windows go from packed bytes to the products in registers: no decoded copy exists.
-//           Planes go from symbols, expanded into the first-level cache. Else, and for other coders, a tile is expanded into a raw one in the first-level cache first
+//           So do planes, whose further levels are expanded first. Else, and for other coders, a tile is expanded into a raw one in the first-level cache first
 //   mix     expands a tile into a raw one, too
 //
 // error   that of the raw kernels: the numbers are the same, and so are the sums
@@ -94,49 +94,67 @@ PITH_INLINE void put_escapes(std::byte const* tile, std::uint8_t* symbols) {
   }
 }
 
-// The symbols of a tile in planes: each level's next bits go to where the level above has ones. `symbols` has room for 64 more.
+// The planes behind the two of a group, four words each, the last one free: each level's next bits go to where the level above has ones.
 template <class Tile>
   requires has_planes<Tile>
-PITH_INLINE void expand_planes(std::byte const* tile, std::uint8_t* symbols) {
+PITH_INLINE void deposit_planes(std::byte const* tile, std::byte const* tail, std::uint64_t* to) {
   using coder = typename Tile::coder;
-  tail_place const place = tail_place::of(tile);
-  std::byte const* const tail = tile + place.distance;
   auto const at = coder::places::of(tail);
   std::byte const *const first = tail + coder::streams_at, *const low = tail + at.low, *const high = tail + at.high;
+  std::byte const* planes = tile + Tile::planes_at;
+  std::uint64_t others = 0, further = 0;
+  for (int section = 0; section < Tile::groups / 8; ++section, planes += Tile::section_bytes)
+    for (int group = 0; group < 8; ++group, to += 4) {
+      std::uint64_t const other = load_le<std::uint64_t>(planes + 16 * group) & load_le<std::uint64_t>(planes + 16 * group + 8);
+      auto const n = static_cast<unsigned>(std::popcount(other));
+      if (n <= 57) [[likely]] {
+        to[0] = simd::deposit_bits(simd::bits_at(first, others), other);
+        to[1] = simd::deposit_bits(simd::bits_at(low, further), to[0]);
+        to[2] = simd::deposit_bits(simd::bits_at(high, further), to[0]);
+      } else {
+        to[0] = simd::deposit_bits(simd::all_bits_at(first, others), other);
+        to[1] = simd::deposit_bits(simd::all_bits_at(low, further), to[0]);
+        to[2] = simd::deposit_bits(simd::all_bits_at(high, further), to[0]);
+      }
+      others += n;
+      further += static_cast<unsigned>(std::popcount(to[0]));
+    }
+}
+
+// The symbols of a tile in planes. `symbols` has room for 64 more.
+template <class Tile>
+  requires has_planes<Tile>
+PITH_INLINE void put_planes(std::byte const* tile, std::uint64_t const* three, std::uint8_t* symbols) {
+  tail_place const place = tail_place::of(tile);
+  std::byte const* const tail = tile + place.distance;
+  std::int64_t const list = Tile::coder::places::of(tail).escapes;
+  byte_escapes::reader from(tail + list, place.bytes - list);
   std::uint8_t escapes[Tile::count + 64];
-  if constexpr (simd::expands_bytes) {
-    expand_escapes<Tile, 0>(tail + at.escapes, place.bytes - at.escapes, escapes);
-  } else {
-    byte_escapes::reader from(tail + at.escapes, place.bytes - at.escapes);
-    for (int i = 0, n = byte_escapes::of(tail + at.escapes).escapes; i < n; ++i) escapes[i] = static_cast<std::uint8_t>(from.next());
-  }
+  for (int i = 0, n = byte_escapes::of(tail + list).escapes; i < n; ++i) escapes[i] = static_cast<std::uint8_t>(from.next());
   auto const table = load_le<std::uint64_t>(tail);  // byte 7 is where escapes go
   std::uint8_t const* next = escapes;
-  std::int64_t others = 0, further = 0;
-  for (int group = 0; group < Tile::groups; ++group) {
+  for (int group = 0; group < Tile::groups; ++group, three += 4) {
     std::byte const* const planes = tile + group / 8 * Tile::section_bytes + Tile::planes_at + 16 * (group % 8);
-    std::uint64_t plane[5]{load_le<std::uint64_t>(planes), load_le<std::uint64_t>(planes + 8), 0, 0, 0};
-    std::uint64_t const other = plane[0] & plane[1];
-    int const n = std::popcount(other);
-    plane[2] = simd::deposit_bits(simd::bits_at(first, others, n), other);
-    others += n;
-    int const m = std::popcount(plane[2]);
-    plane[3] = simd::deposit_bits(simd::bits_at(low, further, m), plane[2]);
-    plane[4] = simd::deposit_bits(simd::bits_at(high, further, m), plane[2]);
-    further += m;
-    std::uint64_t const escaped = plane[3] & plane[4];
+    std::uint64_t const plane[5]{load_le<std::uint64_t>(planes), load_le<std::uint64_t>(planes + 8), three[0], three[1], three[2]};
+    std::uint64_t const escaped = three[1] & three[2];
     simd::store_bytes64(symbols + 64ll * group, simd::ranked_bytes(plane, escaped, table, next));
     next += std::popcount(escaped);
   }
 }
 
-// Gives the words of a tile's groups, one after the other: from its windows and their escapes, or from symbols that stand somewhere. Kernels
-// copy it, so that its cursor stays in a register.
-template <class Tile, bool Windows, class Ask>
+// What a group's symbols come from: symbols that stand somewhere, or planes and escapes.
+enum class groups_of { symbols, windows, planes };
+
+// Gives the words of a tile's groups, one after the other. Kernels copy it, so that its cursors stay in registers.
+template <class Tile, groups_of From, class Ask>
 struct group_source {
+  static constexpr int plane_bytes = From == groups_of::planes ? 16 : 24;  // of a group
+
   std::uint32_t const* start;  // of every row, in both halves of a word
   std::uint8_t const* next;    // escape, or symbol
   std::byte const *rests, *planes;
+  std::uint64_t const* three = nullptr;  // further planes
+  [[no_unique_address]] std::conditional_t<From == groups_of::planes, simd::plane_table, ask_nothing> table{};
 
   [[no_unique_address]] Ask ask;
 
@@ -146,7 +164,10 @@ struct group_source {
   PITH_INLINE void operator()(int group, simd::u32v (&words)[simd::group_words]) {
     simd::bytes64 const rest = simd::load_bytes64(rests);
     simd::bytes64 symbols;
-    if constexpr (Windows) {
+    if constexpr (From == groups_of::planes) {
+      symbols = simd::planes_symbols(planes, three, table, next);
+      three += 4;
+    } else if constexpr (From == groups_of::windows) {
       std::uint64_t const escaped = load_le<std::uint64_t>(planes + 8) & load_le<std::uint64_t>(planes + 16);
       symbols = simd::window_symbols(planes, escaped, next);
       next += std::popcount(escaped);
@@ -155,10 +176,10 @@ struct group_source {
       next += 64;
     }
     rests += 64;
-    planes += 24;
+    planes += plane_bytes;
     if (Tile::section_bytes != Tile::rest::bytes && group % 8 == 7) {
       rests += Tile::section_bytes - 8 * 64;
-      planes += Tile::section_bytes - 8 * 24;
+      planes += Tile::section_bytes - 8 * plane_bytes;
       PITH_UNROLL for (int i = 0; i < Tile::section_bytes; i += 64) ask(rests + i);
     }
     if constexpr (Tile::pairs)
@@ -184,21 +205,32 @@ PITH_INLINE void with_groups(std::byte const* tile, Use use_source, Ask ask = {}
       if constexpr (!std::is_same_v<Ask, ask_nothing>)  // what is likely to be the next tile's
         PITH_UNROLL for (std::int64_t i = 0; i < 6 * 64; i += 64) simd::prefetch(tail + place.bytes + i);
       expand_escapes<Tile>(tail, place.bytes, symbols);
-      return use_source(group_source<Tile, true, Ask>(tile, start, symbols, ask));
+      return use_source(group_source<Tile, groups_of::windows, Ask>(tile, start, symbols, ask));
     }
   } else if constexpr (has_windows<Tile>) {
     if (place.bytes != Tile::tail_bound) {
       put_escapes<Tile>(tile, symbols);
-      return use_source(group_source<Tile, false, Ask>(tile, start, symbols, ask));
+      return use_source(group_source<Tile, groups_of::symbols, Ask>(tile, start, symbols, ask));
     }
   } else if constexpr (has_planes<Tile>) {
     if (place.bytes != Tile::tail_bound) {
-      expand_planes<Tile>(tile, symbols);
-      return use_source(group_source<Tile, false, Ask>(tile, start, symbols, ask));
+      alignas(64) std::uint64_t three[4 * Tile::groups];
+      deposit_planes<Tile>(tile, tail, three);
+      if constexpr (simd::expands_bytes) {
+        std::int64_t const list = Tile::coder::places::of(tail).escapes;
+        expand_escapes<Tile, 0>(tail + list, place.bytes - list, symbols);
+        group_source<Tile, groups_of::planes, Ask> source(tile, start, symbols, ask);
+        source.three = three;
+        source.table = simd::plane_entries(load_le<std::uint64_t>(tail));
+        return use_source(source);
+      } else {
+        put_planes<Tile>(tile, three, symbols);
+        return use_source(group_source<Tile, groups_of::symbols, Ask>(tile, start, symbols, ask));
+      }
     }
   }
   Tile::decode_symbols(tile, symbols);
-  use_source(group_source<Tile, false, Ask>(tile, start, symbols, ask));
+  use_source(group_source<Tile, groups_of::symbols, Ask>(tile, start, symbols, ask));
 }
 
 // A tile as the raw tile of the same numbers.
