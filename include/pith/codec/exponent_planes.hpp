@@ -45,9 +45,14 @@ struct exponent_planes {
 
     // The places of a tail's parts.
     struct places {
+      int other_bits, further_bits;
       std::int64_t low, high, escapes;
       constexpr places(int others, int further) noexcept
-          : low(streams_at + divide_up(others, 8)), high(low + divide_up(further, 8)), escapes(high + divide_up(further, 8)) {}
+          : other_bits(others),
+            further_bits(further),
+            low(streams_at + divide_up(others, 8)),
+            high(low + divide_up(further, 8)),
+            escapes(high + divide_up(further, 8)) {}
       static places of(std::byte const* tail) noexcept {
         return {load_le<std::uint16_t>(tail + entries), load_le<std::uint16_t>(tail + entries + 2)};
       }

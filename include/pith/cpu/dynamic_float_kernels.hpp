@@ -34,7 +34,7 @@ inline constexpr bool has_windows<bf16_tile<exponent_window, Channels, Use>> = t
 template <class Tile>
 inline constexpr bool has_planes = false;
 template <int Channels, use Use>
-inline constexpr bool has_planes<bf16_tile<exponent_planes, Channels, Use>> = simd::deposits_bits;
+inline constexpr bool has_planes<bf16_tile<exponent_planes, Channels, Use>> = true;
 
 // The escapes of a tile in their order, less Less, which a window's code adds; `to` has room for 64 more.
 template <class Tile, unsigned Less = 3>
@@ -94,49 +94,53 @@ PITH_INLINE void put_escapes(std::byte const* tile, std::uint8_t* symbols) {
   }
 }
 
-// The planes behind the two of a group, four words each, the last one free: each level's next bits go to where the level above has ones.
+// Of a tile in planes the symbols that are none of a group's three, in their order; `to` has room for 64 more.
 template <class Tile>
-  requires has_planes<Tile>
-PITH_INLINE void deposit_planes(std::byte const* tile, std::byte const* tail, std::uint64_t* to) {
+  requires(simd::expands_bytes)
+PITH_INLINE void expand_others(std::byte const* tail, std::int64_t tail_bytes, std::uint8_t* to) {
   using coder = typename Tile::coder;
   auto const at = coder::places::of(tail);
-  std::byte const *const first = tail + coder::streams_at, *const low = tail + at.low, *const high = tail + at.high;
-  std::byte const* planes = tile + Tile::planes_at;
-  std::uint64_t others = 0, further = 0;
-  for (int section = 0; section < Tile::groups / 8; ++section, planes += Tile::section_bytes)
-    for (int group = 0; group < 8; ++group, to += 4) {
-      std::uint64_t const other = load_le<std::uint64_t>(planes + 16 * group) & load_le<std::uint64_t>(planes + 16 * group + 8);
-      auto const n = static_cast<unsigned>(std::popcount(other));
-      if (n <= 57) [[likely]] {
-        to[0] = simd::deposit_bits(simd::bits_at(first, others), other);
-        to[1] = simd::deposit_bits(simd::bits_at(low, further), to[0]);
-        to[2] = simd::deposit_bits(simd::bits_at(high, further), to[0]);
-      } else {
-        to[0] = simd::deposit_bits(simd::all_bits_at(first, others), other);
-        to[1] = simd::deposit_bits(simd::all_bits_at(low, further), to[0]);
-        to[2] = simd::deposit_bits(simd::all_bits_at(high, further), to[0]);
-      }
-      others += n;
-      further += static_cast<unsigned>(std::popcount(to[0]));
-    }
+  std::uint8_t escapes[Tile::count + 64], further[Tile::count + 64];
+  expand_escapes<Tile, 0>(tail + at.escapes, tail_bytes - at.escapes, escapes);
+  simd::code_entries const entries = simd::load_entries(tail + 4);
+  std::uint8_t const* next = escapes;
+  for (int i = 0; i < at.further_bits; i += 64) {
+    auto const low = load_le<std::uint64_t>(tail + at.low + i / 8), high = load_le<std::uint64_t>(tail + at.high + i / 8);
+    simd::store_bytes64(further + i, simd::coded_bytes(low, high, entries, next));
+    next += std::popcount(low & high);
+  }
+  next = further;
+  for (int i = 0; i < at.other_bits; i += 64) {
+    auto const bits = load_le<std::uint64_t>(tail + coder::streams_at + i / 8);
+    simd::spread_bytes(bits, next, static_cast<std::uint8_t>(tail[3]), to + i);
+    next += std::popcount(bits);
+  }
 }
 
-// The symbols of a tile in planes. `symbols` has room for 64 more.
+// The symbols of a tile in planes: each level's next bits go to where the level above has ones. `symbols` has room for 64 more.
 template <class Tile>
-  requires has_planes<Tile>
-PITH_INLINE void put_planes(std::byte const* tile, std::uint64_t const* three, std::uint8_t* symbols) {
+  requires(simd::deposits_bits)
+PITH_INLINE void put_planes(std::byte const* tile, std::uint8_t* symbols) {
+  using coder = typename Tile::coder;
   tail_place const place = tail_place::of(tile);
   std::byte const* const tail = tile + place.distance;
-  std::int64_t const list = Tile::coder::places::of(tail).escapes;
-  byte_escapes::reader from(tail + list, place.bytes - list);
+  auto const at = coder::places::of(tail);
+  byte_escapes::reader from(tail + at.escapes, place.bytes - at.escapes);
   std::uint8_t escapes[Tile::count + 64];
-  for (int i = 0, n = byte_escapes::of(tail + list).escapes; i < n; ++i) escapes[i] = static_cast<std::uint8_t>(from.next());
+  for (int i = 0, n = byte_escapes::of(tail + at.escapes).escapes; i < n; ++i) escapes[i] = static_cast<std::uint8_t>(from.next());
   auto const table = load_le<std::uint64_t>(tail);  // byte 7 is where escapes go
   std::uint8_t const* next = escapes;
-  for (int group = 0; group < Tile::groups; ++group, three += 4) {
+  int others = 0, further = 0;
+  for (int group = 0; group < Tile::groups; ++group) {
     std::byte const* const planes = tile + group / 8 * Tile::section_bytes + Tile::planes_at + 16 * (group % 8);
-    std::uint64_t const plane[5]{load_le<std::uint64_t>(planes), load_le<std::uint64_t>(planes + 8), three[0], three[1], three[2]};
-    std::uint64_t const escaped = three[1] & three[2];
+    std::uint64_t plane[5]{load_le<std::uint64_t>(planes), load_le<std::uint64_t>(planes + 8)};
+    std::uint64_t const other = plane[0] & plane[1];
+    plane[2] = simd::deposit_bits(simd::bits_at(tail + coder::streams_at, others), other);
+    plane[3] = simd::deposit_bits(simd::bits_at(tail + at.low, further), plane[2]);
+    plane[4] = simd::deposit_bits(simd::bits_at(tail + at.high, further), plane[2]);
+    others += std::popcount(other);
+    further += std::popcount(plane[2]);
+    std::uint64_t const escaped = plane[3] & plane[4];
     simd::store_bytes64(symbols + 64ll * group, simd::ranked_bytes(plane, escaped, table, next));
     next += std::popcount(escaped);
   }
@@ -151,10 +155,9 @@ struct group_source {
   static constexpr int plane_bytes = From == groups_of::planes ? 16 : 24;  // of a group
 
   std::uint32_t const* start;  // of every row, in both halves of a word
-  std::uint8_t const* next;    // escape, or symbol
+  std::uint8_t const* next;    // escape, other, or symbol
   std::byte const *rests, *planes;
-  std::uint64_t const* three = nullptr;  // further planes
-  [[no_unique_address]] std::conditional_t<From == groups_of::planes, simd::plane_table, ask_nothing> table{};
+  [[no_unique_address]] std::conditional_t<From == groups_of::planes, simd::code_entries, ask_nothing> entries{};
 
   [[no_unique_address]] Ask ask;
 
@@ -165,8 +168,9 @@ struct group_source {
     simd::bytes64 const rest = simd::load_bytes64(rests);
     simd::bytes64 symbols;
     if constexpr (From == groups_of::planes) {
-      symbols = simd::planes_symbols(planes, three, table, next);
-      three += 4;
+      auto const low = load_le<std::uint64_t>(planes), high = load_le<std::uint64_t>(planes + 8);
+      symbols = simd::coded_bytes(low, high, entries, next);
+      next += std::popcount(low & high);
     } else if constexpr (From == groups_of::windows) {
       std::uint64_t const escaped = load_le<std::uint64_t>(planes + 8) & load_le<std::uint64_t>(planes + 16);
       symbols = simd::window_symbols(planes, escaped, next);
@@ -212,21 +216,17 @@ PITH_INLINE void with_groups(std::byte const* tile, Use use_source, Ask ask = {}
       put_escapes<Tile>(tile, symbols);
       return use_source(group_source<Tile, groups_of::symbols, Ask>(tile, start, symbols, ask));
     }
-  } else if constexpr (has_planes<Tile>) {
+  } else if constexpr (has_planes<Tile> && simd::expands_bytes) {
     if (place.bytes != Tile::tail_bound) {
-      alignas(64) std::uint64_t three[4 * Tile::groups];
-      deposit_planes<Tile>(tile, tail, three);
-      if constexpr (simd::expands_bytes) {
-        std::int64_t const list = Tile::coder::places::of(tail).escapes;
-        expand_escapes<Tile, 0>(tail + list, place.bytes - list, symbols);
-        group_source<Tile, groups_of::planes, Ask> source(tile, start, symbols, ask);
-        source.three = three;
-        source.table = simd::plane_entries(load_le<std::uint64_t>(tail));
-        return use_source(source);
-      } else {
-        put_planes<Tile>(tile, three, symbols);
-        return use_source(group_source<Tile, groups_of::symbols, Ask>(tile, start, symbols, ask));
-      }
+      expand_others<Tile>(tail, place.bytes, symbols);
+      group_source<Tile, groups_of::planes, Ask> source(tile, start, symbols, ask);
+      source.entries = simd::load_entries(tail);
+      return use_source(source);
+    }
+  } else if constexpr (has_planes<Tile> && simd::deposits_bits) {
+    if (place.bytes != Tile::tail_bound) {
+      put_planes<Tile>(tile, symbols);
+      return use_source(group_source<Tile, groups_of::symbols, Ask>(tile, start, symbols, ask));
     }
   }
   Tile::decode_symbols(tile, symbols);

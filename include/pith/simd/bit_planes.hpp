@@ -4,7 +4,6 @@
 // deposits_bits: the processor does the former (BMI2; fast from Haswell and Zen 3 on).
 #pragma once
 
-#include <array>
 #include <bit>
 
 #include "pith/core/bits.hpp"
@@ -14,11 +13,10 @@ namespace pith {
 inline namespace PITH_ISA {
 namespace simd {
 
-// Bits `at` and on of a stream, 57 of them or more; behind them zeros.
-PITH_INLINE std::uint64_t bits_at(std::byte const* stream, std::uint64_t at) { return load_le<std::uint64_t>(stream + at / 8) >> at % 8; }
-// 64 of them.
-PITH_INLINE std::uint64_t all_bits_at(std::byte const* stream, std::uint64_t at) {
-  return bits_at(stream, at) | load_le<std::uint64_t>(stream + at / 8 + 8) << 1 << (63 - at % 8);
+// 64 bits of a stream from bit `at` on.
+PITH_INLINE std::uint64_t bits_at(std::byte const* stream, int at) {
+  std::byte const* const from = stream + at / 8;
+  return load_le<std::uint64_t>(from) >> at % 8 | load_le<std::uint64_t>(from + 8) << 1 << (63 - at % 8);
 }
 
 #if defined(__BMI2__) && defined(__AVX2__) && defined(__x86_64__) && !defined(PITH_NO_SIMD)
@@ -66,36 +64,25 @@ PITH_INLINE bytes64 ranked_bytes(std::uint64_t const (&plane)[5], std::uint64_t 
 bytes64 ranked_bytes(std::uint64_t const (&)[5], std::uint64_t, std::uint64_t, std::uint8_t const*);  // named where it is not compiled
 #endif
 
-// The same where bytes expand: the first two planes from memory, then three of four. `next` is moved to the next group's escapes.
+// Codes of two planes where bytes expand: 0, 1 and 2 give an entry, 3 the next of `others`, which has room for 64.
 #if defined(__AVX512VBMI__) && defined(__AVX512VBMI2__) && defined(__GFNI__) && !defined(PITH_NO_SIMD)
-using plane_table = __m512i;
-// By the planes' bits, the first one's lowest. What has fewer planes than its code is not asked for.
-PITH_INLINE plane_table plane_entries(std::uint64_t table) {
-  __m512i const place = _mm512_castsi256_si512(
-      _mm256_setr_epi8(0, 1, 2, 3, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 7));
-  return _mm512_permutexvar_epi8(place, _mm512_set1_epi64(static_cast<long long>(table)));
+struct code_entries {
+  __m512i zero, one, two;
+};
+PITH_INLINE code_entries load_entries(std::byte const* from) {
+  auto const entry = [&](int k) { return _mm512_set1_epi8(static_cast<char>(from[k])); };
+  return {entry(0), entry(1), entry(2)};
 }
-PITH_INLINE bytes64 planes_symbols(std::byte const* two, std::uint64_t const* three, plane_table table, std::uint8_t const*& next) {
-  alignas(64) static constexpr auto rows = [] {  // eight matrices of 8 x 8 bits: row 7 gives bit 0
-    std::array<std::uint8_t, 64> from{};
-    for (std::size_t i = 0; i < 64; ++i)
-      from[i] = static_cast<std::uint8_t>(i % 8 > 5 ? 32 + 8 * (7 - i % 8) + i / 8 : i % 8 > 2 ? 8 * (5 - i % 8) + i / 8 : 0);
-    return from;
-  }();
-  __m512i const further = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<__m256i const*>(three)));
-  __m512i const all = _mm512_inserti32x4(further, _mm_loadu_si128(reinterpret_cast<__m128i const*>(two)), 2);
-  __m512i const matrix = _mm512_maskz_permutexvar_epi8(0xf8f8f8f8f8f8f8f8u, _mm512_load_si512(rows.data()), all);
-  __m512i const code = _mm512_gf2p8affine_epi64_epi8(_mm512_set1_epi64(static_cast<long long>(0x8040201008040201u)), matrix, 0);
-  std::uint64_t const escaped = _mm512_cmpeq_epi8_mask(code, _mm512_set1_epi8(31));
-  __m512i escapes = _mm512_loadu_si512(next);
-  asm("" : "+v"(escapes));  // expanding from memory waits for it
-  next += std::popcount(escaped);
-  return {_mm512_mask_expand_epi8(_mm512_permutexvar_epi8(code, table), escaped, escapes)};
+PITH_INLINE bytes64 coded_bytes(std::uint64_t low, std::uint64_t high, code_entries const& entries, std::uint8_t const* others) {
+  __m512i const bytes = _mm512_mask_mov_epi8(_mm512_mask_mov_epi8(entries.zero, low, entries.one), high, entries.two);
+  __m512i next = _mm512_loadu_si512(others);
+  asm("" : "+v"(next));  // expanding from memory waits for it
+  return {_mm512_mask_expand_epi8(bytes, low & high, next)};
 }
 #else
-struct plane_table {};
-plane_table plane_entries(std::uint64_t);
-bytes64 planes_symbols(std::byte const*, std::uint64_t const*, plane_table, std::uint8_t const*&);
+struct code_entries {};  // named where it is not compiled
+code_entries load_entries(std::byte const*);
+bytes64 coded_bytes(std::uint64_t, std::uint64_t, code_entries const&, std::uint8_t const*);
 #endif
 
 }  // namespace simd
