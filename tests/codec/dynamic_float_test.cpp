@@ -108,6 +108,8 @@ TEST_CASE("dynamic_float: rows of any scale cost the same, and what cannot be co
   for (float& x : rows) x = gaussian(random);
   double const even = bits();
   CHECK(even < 11.2);
+  using planes = tile_of<bf16, exponent_planes, 256, use::dot>;
+  CHECK(8.0 * static_cast<double>(packed<planes>(rows).size() - tail_padding) / planes::count < 10.75);
   for (int row = 0; row < 32; ++row)
     for (int c = 0; c < 256; ++c) rows[static_cast<std::size_t>(row * 256 + c)] *= std::exp2(static_cast<float>(6 * row - 100));
   CHECK(std::abs(bits() - even) < 0.01);

@@ -2,7 +2,7 @@
 // Lossless floats of dynamic length: sign and mantissa as they are, exponents coded by how often they occur.
 //
 //   dynamic_float<bf16>                       every bit pattern comes back, NaN payloads included; about 11.2 bits a trained bf16 weight
-//   dynamic_float<bf16, Coder>                Coder: exponent_window (default), or another of the field's (docs/formats/dynamic_float.md)
+//   dynamic_float<bf16, Coder>                Coder: exponent_window (default), exponent_planes (10.7), or others (docs/formats/dynamic_float.md)
 //   dynamic_float<bf16, Coder, 3>             3 bits of the mantissa are kept, rounded to nearest (NeuZip): no longer lossless
 //
 // Each row (use::mix: each 32 channels) has a start, an exponent that is subtracted from the number's bits, y = bits - (start << M), so that

@@ -6,9 +6,9 @@
 //   table[4..6]   3 | 1 | 2 bits: 0, 1, 2       any other  3 | 1 | 3, and an escape (codec/byte_escapes.hpp): 6 bits and more
 //   raw           where that would take a byte a number or more: all symbols as they are, and planes of zeros
 //
-// table: the tile's seven most frequent symbols. Numbers come in groups of 64; bit j of a group's two planes is number j's. The further
-// bits are three streams that go on from group to group, each with a bit for every number that has it: one count of bits gives the place of
-// the next group's, and a deposit of bits into the mask of those numbers makes planes of them.
+// table: the tile's seven most frequent symbols. Numbers come in groups of 64; bit j of a group's two planes is number j's. The further bits
+// are three streams that go on from group to group, each with a bit for every number that has it. So every level is 64 codes at a time, and
+// what they do not say are the next bytes of the level below, expanded into the places of a mask; or its bits are deposited in that mask.
 //
 // bytes   16 a group beside its rests. tail: | table, 7 | others, u16 | further, u16 | 1 bit for each of the others, what is not in
 // table[0..2] |

@@ -2,12 +2,14 @@
 // dot, mix and decode of lossless bf16 tiles. Numbers come back a group of 64 at a time, as the words of a raw tile.
 //
 //   dot     where bytes expand (AVX-512 VBMI2), windows go from packed bytes to the products in registers: no decoded copy exists.
-//           So do planes, whose further levels are expanded first. Else, and for other coders, a tile is expanded into a raw one in the first-level cache first
+//           So do planes, whose further levels are expanded first. Else, and for other coders, a tile is expanded into a raw one in the
+//           first-level cache first
 //   mix     expands a tile into a raw one, too
 //
 // error   that of the raw kernels: the numbers are the same, and so are the sums
 // cost    64 numbers of a window on AVX-512: a permutation, a transposition of bits, an expansion, two interleavings, three additions; and 12
-//         instructions for every 64 escapes
+//         instructions for every 64 escapes. Of planes: two blends and an expansion instead of the first two, and about as much for every 64
+//         others, further ones and escapes
 #pragma once
 
 #include <array>
