@@ -109,6 +109,19 @@ TEST_CASE("lossless weights: other types, generic products", "[linear][dynamic_f
   CHECK(bytes_back == bytes);
 }
 
+TEST_CASE("lossless weights: a first row block says little about the others", "[linear][dynamic_float]") {
+  std::int64_t const rows = 96, columns = 512;
+  random_bits random(15);
+  std::vector<bf16> w(static_cast<std::size_t>(rows * columns), bf16{0}), back(w.size());
+  for (std::size_t i = static_cast<std::size_t>(32 * columns); i < w.size(); ++i) w[i].bits = static_cast<std::uint16_t>(random());
+  auto const m = lossless::pack(matrix_view<bf16 const>(w.data(), {rows, columns})).value();
+  REQUIRE(m.unpack(matrix_view<bf16>(back.data(), {rows, columns})));
+  CHECK(back == w);
+  auto const opened = lossless::open(m.bytes(), rows, columns);
+  REQUIRE(opened);
+  CHECK(opened.value().bytes().size() == m.bytes().size());
+}
+
 TEST_CASE("lossless weights: memory of the caller, and bytes that nobody wrote", "[linear][dynamic_float][fuzz]") {
   std::int64_t const rows = 64, columns = 300;
   auto const w = weights(rows * columns, 11);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Packing a matrix into tiles of variable rate: fixed parts first, in the order of other tiles, then all tails, row block by row block.
 //
-// Two passes over the matrix: the first finds how long the tails of every row block are, the second writes. Bytes do not depend on the executor.
+// One pass over the matrix: fixed parts go to their places, the tails of every row block to memory aside, and from there behind the fixed
+// parts when all are known. Bytes do not depend on the executor.
 #pragma once
 
 #include <algorithm>
@@ -25,42 +26,91 @@ class tail_packing {
   explicit tail_packing(matrix_view<T> w) noexcept
       : w_(w), blocks_(divide_up(w.extent[0], Tile::tokens)), panels_(divide_up(w.extent[1], Tile::channels)) {}
 
-  // Bytes of the packed matrix.
-  //
-  // errors  out_of_memory  for eight bytes a row block; `at` is how many
-  template <executor Executor>
-  result<std::int64_t> measure(Executor&& run) noexcept {
-    tail_at_.reset(new (std::nothrow) std::int64_t[static_cast<std::size_t>(blocks_)]);
-    if (tail_at_ == nullptr) return status{errc::out_of_memory, 8 * blocks_};
-    run.for_each(blocks_, [&](std::int64_t block) {
-      alignas(64) std::byte fixed[Tile::bytes];
-      std::byte tail[Tile::tail_bound + tail_padding];
-      tail_at_[block] = 0;
-      for (std::int64_t panel = 0; panel < panels_; ++panel) tail_at_[block] += encode(block, panel, fixed, tail);
-    });
-    std::int64_t at = blocks_ * panels_ * Tile::bytes;
-    for (std::int64_t block = 0; block < blocks_; ++block) at += std::exchange(tail_at_[block], at);
-    return at + tail_padding;
+  std::int64_t fixed_bytes() const noexcept { return blocks_ * panels_ * Tile::bytes; }
+
+  // Bytes that the packed matrix is likely to fit into: tails a sixteenth longer than those of the first row block.
+  std::int64_t likely_bytes() const noexcept {
+    std::int64_t const tails = measured(0) * blocks_;
+    return fixed_bytes() + tails + tails / 16 + tail_padding;
   }
 
-  // Into `bytes` bytes, as many as measure said.
+  // Bytes of the packed matrix, of which nothing is written.
   template <executor Executor>
-  void write(std::byte* data, std::int64_t bytes, Executor&& run) const noexcept {
+  result<std::int64_t> measure(Executor&& run) noexcept {
+    if (status const ok = reserve(); !ok) return ok;
+    run.for_each(blocks_, [&](std::int64_t block) { tails_[block].size = measured(block); });
+    return place();
+  }
+
+  // Fixed parts into fixed_bytes() bytes; gives the bytes of the packed matrix.
+  //
+  // errors  out_of_memory  for the tails; `at` is bytes wanted for those of a row block, or for what is kept of every row block
+  template <executor Executor>
+  result<std::int64_t> encode(std::byte* data, Executor&& run) noexcept {
+    if (status const ok = reserve(); !ok) return ok;
     run.for_each(blocks_, [&](std::int64_t block) {
-      std::byte tail[Tile::tail_bound + tail_padding];
-      std::byte* to = data + tail_at_[block];
+      row_block_tails& tails = tails_[block];
+      for (std::int64_t panel = 0; panel < panels_ && tails.fits(); ++panel)
+        tails.size += encode(block, panel, data + (block * panels_ + panel) * Tile::bytes, tails.bytes.get() + tails.size);
+    });
+    for (std::int64_t block = 0; block < blocks_; ++block)
+      if (tails_[block].bytes == nullptr) return status{errc::out_of_memory, tails_[block].capacity};
+    return place();
+  }
+
+  // Tails behind the fixed parts, which now are in `bytes` bytes, as many as encode said.
+  template <executor Executor>
+  void write_tails(std::byte* data, std::int64_t bytes, Executor&& run) const noexcept {
+    run.for_each(blocks_, [&](std::int64_t block) {
+      std::byte* const to = data + tails_[block].place;
+      std::copy_n(tails_[block].bytes.get(), tails_[block].size, to);
+      std::int64_t before = 0;
       for (std::int64_t panel = 0; panel < panels_; ++panel) {
         std::byte* const fixed = data + (block * panels_ + panel) * Tile::bytes;
-        std::int64_t const size = encode(block, panel, fixed, tail);
-        tail_place::set_distance(fixed, to - fixed);
-        std::copy_n(tail, size, to);
-        to += size;
+        tail_place::set_distance(fixed, to + before - fixed);
+        before += tail_place::of(fixed).bytes;
       }
     });
     std::fill_n(data + bytes - tail_padding, tail_padding, std::byte{0});
   }
 
  private:
+  struct row_block_tails {
+    std::unique_ptr<std::byte[]> bytes;
+    std::int64_t size = 0, capacity = 0, place = 0;
+
+    // Another tail; if memory for it was not to be had, `bytes` is empty.
+    bool fits() noexcept {
+      std::int64_t const wanted = size + Tile::tail_bound + tail_padding;
+      if (wanted <= capacity) return true;
+      capacity = wanted + size / 2 + Tile::tail_bound;
+      std::unique_ptr<std::byte[]> larger(new (std::nothrow) std::byte[static_cast<std::size_t>(capacity)]);
+      if (larger != nullptr) std::copy_n(bytes.get(), size, larger.get());
+      bytes = std::move(larger);
+      return bytes != nullptr;
+    }
+  };
+
+  status reserve() noexcept {
+    tails_.reset(new (std::nothrow) row_block_tails[static_cast<std::size_t>(blocks_)]);
+    if (tails_ == nullptr) return {errc::out_of_memory, static_cast<std::int64_t>(sizeof(row_block_tails)) * blocks_};
+    return {};
+  }
+  std::int64_t measured(std::int64_t block) const noexcept {
+    alignas(64) std::byte fixed[Tile::bytes];
+    std::byte tail[Tile::tail_bound + tail_padding];
+    std::int64_t bytes = 0;
+    for (std::int64_t panel = 0; panel < panels_; ++panel) bytes += encode(block, panel, fixed, tail);
+    return bytes;
+  }
+  std::int64_t place() noexcept {
+    std::int64_t at = fixed_bytes();
+    for (std::int64_t block = 0; block < blocks_; ++block) {
+      tails_[block].place = at;
+      at += tails_[block].size;
+    }
+    return at + tail_padding;
+  }
   std::int64_t encode(std::int64_t block, std::int64_t panel, std::byte* fixed, std::byte* tail) const noexcept {
     using number = std::remove_const_t<T>;
     std::int64_t const row = block * Tile::tokens, column = panel * Tile::channels;
@@ -76,7 +126,7 @@ class tail_packing {
 
   matrix_view<T> w_;
   std::int64_t blocks_, panels_;
-  std::unique_ptr<std::int64_t[]> tail_at_;
+  std::unique_ptr<row_block_tails[]> tails_;
 };
 
 // The bytes of a packed matrix that begins at `memory`, if every tile in it can be read.

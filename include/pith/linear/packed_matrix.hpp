@@ -77,12 +77,19 @@ class packed_matrix {
     if (status const ok = admit(w, nan); !ok) return ok;
     if constexpr (tiles::has_tails) {
       tail_packing<tile, Engine, T> packing(w);
-      auto const bytes = packing.measure(run);
-      if (!bytes) return bytes.error();
-      auto memory = heap_arena::make(bytes.value());
+      std::int64_t const likely = packing.likely_bytes();
+      auto memory = heap_arena::make(likely);
       if (!memory) return memory.error();
+      auto const bytes = packing.encode(memory.value().data(), run);
+      if (!bytes) return bytes.error();
+      if (bytes.value() > likely) {
+        auto larger = heap_arena::make(bytes.value());
+        if (!larger) return larger.error();
+        std::copy_n(memory.value().data(), packing.fixed_bytes(), larger.value().data());
+        memory.value() = std::move(larger).value();
+      }
       std::byte* const data = memory.value().data();
-      packing.write(data, bytes.value(), run);
+      packing.write_tails(data, bytes.value(), run);
       return packed_matrix(std::move(memory).value(), data, w.extent[0], w.extent[1], bytes.value());
     } else {
       auto memory = heap_arena::make(bound_bytes(w.extent[0], w.extent[1]));
@@ -105,11 +112,12 @@ class packed_matrix {
     if constexpr (tiles::has_tails) {
       if (status const ok = tiles::check_memory(memory, 0, errc::capacity_exceeded); !ok) return ok;
       tail_packing<tile, Engine, T> packing(w);
-      auto const measured = packing.measure(run);
-      if (!measured) return measured.error();
-      bytes = measured.value();
+      bool const room = std::ssize(memory) >= packing.fixed_bytes();
+      auto const packed = room ? packing.encode(memory.data(), run) : packing.measure(run);
+      if (!packed) return packed.error();
+      bytes = packed.value();
       if (status const ok = tiles::check_memory(memory, bytes, errc::capacity_exceeded); !ok) return ok;
-      packing.write(memory.data(), bytes, run);
+      packing.write_tails(memory.data(), bytes, run);
     } else {
       if (status const ok = tiles::check_memory(memory, bytes, errc::capacity_exceeded); !ok) return ok;
       encode(w, memory.data(), run);
