@@ -137,9 +137,9 @@ PITH_INLINE void put_planes(std::byte const* tile, std::uint8_t* symbols) {
     std::byte const* const planes = tile + group / 8 * Tile::section_bytes + Tile::planes_at + 16 * (group % 8);
     std::uint64_t plane[5]{load_le<std::uint64_t>(planes), load_le<std::uint64_t>(planes + 8)};
     std::uint64_t const other = plane[0] & plane[1];
-    plane[2] = simd::deposit_bits(simd::bits_at(tail + coder::streams_at, others), other);
-    plane[3] = simd::deposit_bits(simd::bits_at(tail + at.low, further), plane[2]);
-    plane[4] = simd::deposit_bits(simd::bits_at(tail + at.high, further), plane[2]);
+    plane[2] = simd::deposit(simd::bits_at(tail + coder::streams_at, others), other);
+    plane[3] = simd::deposit(simd::bits_at(tail + at.low, further), plane[2]);
+    plane[4] = simd::deposit(simd::bits_at(tail + at.high, further), plane[2]);
     others += std::popcount(other);
     further += std::popcount(plane[2]);
     std::uint64_t const escaped = plane[3] & plane[4];

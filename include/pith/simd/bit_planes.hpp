@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Codes of codec/exponent_planes.hpp for vectors: bits into the places of a mask, and the bytes that 64 codes in planes stand for.
-//
-// deposits_bits: the processor does the former (BMI2; fast from Haswell and Zen 3 on).
 #pragma once
 
 #include <bit>
@@ -18,14 +16,6 @@ PITH_INLINE std::uint64_t bits_at(std::byte const* stream, int at) {
   std::byte const* const from = stream + at / 8;
   return load_le<std::uint64_t>(from) >> at % 8 | load_le<std::uint64_t>(from + 8) << 1 << (63 - at % 8);
 }
-
-#if defined(__BMI2__) && defined(__AVX2__) && defined(__x86_64__) && !defined(PITH_NO_SIMD)
-inline constexpr bool deposits_bits = true;
-PITH_INLINE std::uint64_t deposit_bits(std::uint64_t bits, std::uint64_t mask) { return _pdep_u64(bits, mask); }
-#else
-inline constexpr bool deposits_bits = false;
-std::uint64_t deposit_bits(std::uint64_t, std::uint64_t);
-#endif
 
 // Of five planes the number that weighs them 1, 2, 1, 1, 2 is the place of a byte in the table, whose lower 8 bytes count. Where it is 7,
 // in `escaped`, the next of `escapes`, which has room for 64.

@@ -154,11 +154,12 @@ PITH_INLINE bytes64 plane_bytes(std::uint64_t const (&plane)[3]) {
 }
 #endif
 
-// deposits_bits: the i-th set bit of a mask takes bit i of other bits (BMI2).
-#if defined(__AVX2__) && defined(__BMI2__) && !defined(PITH_NO_SIMD)
+// deposits_bits: the i-th set bit of a mask takes bit i of other bits (BMI2; fast from Haswell and Zen 3 on).
+#if defined(__AVX2__) && defined(__BMI2__) && defined(__x86_64__) && !defined(PITH_NO_SIMD)
 inline constexpr bool deposits_bits = true;
 PITH_INLINE std::uint64_t deposit(std::uint64_t bits, std::uint64_t mask) { return _pdep_u64(bits, mask); }
-PITH_INLINE unsigned lowest_bit(std::uint64_t bits) { return static_cast<unsigned>(_tzcnt_u64(bits)); }  // g++ 12 gives std::countr_zero a branch for none
+// g++ 12 gives std::countr_zero a branch for none.
+PITH_INLINE unsigned lowest_bit(std::uint64_t bits) { return static_cast<unsigned>(_tzcnt_u64(bits)); }
 #else  // what follows is named in code that is not compiled then
 inline constexpr bool deposits_bits = false;
 std::uint64_t deposit(std::uint64_t, std::uint64_t);
