@@ -6,15 +6,17 @@
 //   raw       where escapes would take a byte a number or more: all symbols as they are, and planes of zeros
 //
 // The exponent's lowest bit stands with the mantissa and is not coded: six neighbours of uneven frequency in three pairs.
-// Numbers come in groups of 64. A group is three 64-bit planes: the signs, and the codes' low and high bits; bit j is number j's. So a vector
-// processor turns planes into bytes by one transposition of bits, and where both planes of the code have a bit the next escape goes.
+// Numbers come in groups of 64. A group is three 64-bit planes: the signs, and the codes' low and high bits; bit j is number j's. So a
+// vector processor turns planes into bytes by one transposition of bits, and where both planes of the code have a bit the next escape goes.
 //
-// bytes   24 a group beside its rests. tail: | common, 4 | escapes, u16 | 1 bit for every escape | 2 bits for every further one | bytes h, the last one
-//         first |, bits from a byte's lowest on, filled up with zeros. Sign and exponent take 4 + (1 - p6) + 2 u + 8 v bits a number (p6: share
-//         of the six, u: of escapes that are not common[0], v: of those that are none of the four), at most 12. A tail of as many bytes as
-//         numbers is a raw one
+// bytes   24 a group beside its rests. tail: | common, 4 | escapes, u16 | 1 bit for every escape | 2 bits for every further one | bytes h,
+// the last one
+//         first |, bits from a byte's lowest on, filled up with zeros. Sign and exponent take 4 + (1 - p6) + 2 u + 8 v bits a number (p6:
+//         share of the six, u: of escapes that are not common[0], v: of those that are none of the four), at most 12. A tail of as many
+//         bytes as numbers is a raw one
 // cost    one count of bits a group gives the place of the next group's escapes
-// from    ZipServ (three bit planes, neighbouring exponents), 2025. differs: a start for each row, a pair of exponents a code, dense mantissas,
+// from    ZipServ (three bit planes, neighbouring exponents), 2025. differs: a start for each row, a pair of exponents a code, dense
+// mantissas,
 //         escapes of two stages
 #pragma once
 
@@ -26,8 +28,8 @@
 namespace pith {
 
 struct exponent_window {
-  static constexpr int span = 6;               // exponents that the codes cover, from a row's start on
-  static constexpr bool takes_pairs = true;    // symbols are sign << 7 | exponent / 2
+  static constexpr int span = 6;             // exponents that the codes cover, from a row's start on
+  static constexpr bool takes_pairs = true;  // symbols are sign << 7 | exponent / 2
 
   template <int Count>
   struct bind {

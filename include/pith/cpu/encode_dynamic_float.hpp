@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Lossless bf16 tiles from rows, where bytes can be compressed (AVX-512 VBMI2): the bytes of the codec's own encoder.
 //
-// cost    rows are transposed once; 64 numbers are 2 subtractions, 8 instructions into bytes, 9 into planes and escapes. Choosing starts takes
+// cost    rows are transposed once; 64 numbers are 2 subtractions, 8 instructions into bytes, 9 into planes and escapes. Choosing starts
+// takes
 //         20 instructions for every 64 numbers of the sample
 #pragma once
 
@@ -14,11 +15,11 @@ namespace pith {
 inline namespace PITH_ISA {
 
 template <class Tile>
-inline constexpr bool encodes_windows =
-    has_windows<Tile> && simd::expands_bytes && Tile::used_for == use::dot && divide_up(Tile::packed, Tile::sample_step) * 2 < 256;
+inline constexpr bool encodes_windows = has_windows<Tile>&& simd::expands_bytes&& Tile::used_for ==
+                                        use::dot&& divide_up(Tile::packed, Tile::sample_step) * 2 < 256;
 
 template <class Tile>
-  requires encodes_windows<Tile>
+requires encodes_windows<Tile>
 struct window_encoder {
   using source = row_source<bf16, Tile::channels, Tile::tokens, use::dot>;
 

@@ -2,7 +2,7 @@
 // Packing a matrix into tiles of variable rate: fixed parts first, in the order of other tiles, then all tails, row block by row block.
 //
 // One pass over the matrix: fixed parts go to their places, the tails of every row block to memory aside, and from there behind the fixed
-// parts when all are known. Bytes do not depend on the executor.
+// parts when all are known. Bytes do not depend on the executor. Until then the tails take up to twice their memory.
 #pragma once
 
 #include <algorithm>

@@ -66,8 +66,8 @@ class packed_matrix {
   // that is not positive.
   static constexpr std::int64_t bound_bytes(std::int64_t rows, std::int64_t columns) noexcept { return tiles::bound_bytes(rows, columns); }
 
-  // Encodes w into memory of its own, on huge pages where the system has them. nan_policy::reject refuses NaN and infinity; any other
-  // leaves them to the codec.
+  // Encodes w into memory of its own, on huge pages where the system has them; of a variable rate it may be a little more than bytes().
+  // nan_policy::reject refuses NaN and infinity; any other leaves them to the codec.
   //
   // errors  shape_mismatch  an extent that is not positive; `at` is the extent
   //         not_finite      `at` is row * columns + column of the first such number

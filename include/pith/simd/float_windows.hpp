@@ -23,8 +23,8 @@ PITH_INLINE void split_bytes(u32v const (&words)[group_words], bytes64& rest, by
 }
 PITH_INLINE u32v sub16(u32v a, u32v b) { return u32v(_mm512_sub_epi16(a, b)); }
 
-// The planes of window_symbols; what they do not say, the lower seven bits of the others, goes to `escapes`: up to 64 bytes are written, the
-// number of those that count is returned.
+// The planes of window_symbols; what they do not say, the lower seven bits of the others, goes to `escapes`: up to 64 bytes are written,
+// the number of those that count is returned.
 PITH_INLINE int window_planes(bytes64 symbols, std::byte* planes, std::uint8_t* escapes) {
   __m512i const h = _mm512_and_si512(symbols.bytes, _mm512_set1_epi8(127)), code = _mm512_min_epu8(h, _mm512_set1_epi8(3));
   std::uint64_t const low = _mm512_test_epi8_mask(code, _mm512_set1_epi8(1)), high = _mm512_test_epi8_mask(code, _mm512_set1_epi8(2));
@@ -55,11 +55,11 @@ PITH_INLINE int first_largest_sum(std::uint8_t const* counts) {
   return 0;
 }
 
-// start[row] = the first start from which Span exponents hold most of a row's numbers. words: Pairs times 32 rows of two numbers, `step` words
-// apart. The rows whose bit is not set need counts of all exponents: most of their numbers are far below the largest one.
+// start[row] = the first start from which Span exponents hold most of a row's numbers. words: Pairs times 32 rows of two numbers, `step`
+// words apart. The rows whose bit is not set need counts of all exponents: most of their numbers are far below the largest one.
 //
-// Counted are the twelve exponents from a row's largest down, two of them in a byte. A start below those holds no more than what lies below the
-// first seven of them, so it cannot hold as many as the best start counted.
+// Counted are the twelve exponents from a row's largest down, two of them in a byte. A start below those holds no more than what lies below
+// the first seven of them, so it cannot hold as many as the best start counted.
 template <int Span, int Pairs>
 inline std::uint32_t likely_starts(std::uint32_t const* words, std::int64_t step, std::uint8_t* start) {
   constexpr int bins = 12;
@@ -77,8 +77,7 @@ inline std::uint32_t likely_starts(std::uint32_t const* words, std::int64_t step
 
   __m512i one[bins / 2], count[bins];  // one[k]: 1 of exponent 2 k, 16 of 2 k + 1
   PITH_UNROLL for (int k = 0; k < bins; ++k) count[k] = _mm512_setzero_si512();
-  PITH_UNROLL for (int k = 0; k < bins / 2; ++k)
-    one[k] = _mm512_maskz_set1_epi16(0x01010101u << k, 0x1001);
+  PITH_UNROLL for (int k = 0; k < bins / 2; ++k) one[k] = _mm512_maskz_set1_epi16(0x01010101u << k, 0x1001);
   for (int first = 0; first < Pairs; first += 15) {
     __m512i two[bins / 2];
     PITH_UNROLL for (int k = 0; k < bins / 2; ++k) two[k] = _mm512_setzero_si512();
@@ -103,14 +102,16 @@ inline std::uint32_t likely_starts(std::uint32_t const* words, std::int64_t step
     most = _mm512_max_epu8(most, sum);
     below = _mm512_mask_mov_epi8(below, more, _mm512_set1_epi8(static_cast<char>(first)));
   }
-  __m512i const certain = _mm512_movm_epi8(_mm512_cmpgt_epu8_mask(most, _mm512_sub_epi8(_mm512_set1_epi8(static_cast<char>(2 * Pairs)), highest)));
+  __m512i const certain =
+      _mm512_movm_epi8(_mm512_cmpgt_epu8_mask(most, _mm512_sub_epi8(_mm512_set1_epi8(static_cast<char>(2 * Pairs)), highest)));
   alignas(64) static constexpr auto rows = [] {
     std::array<std::uint8_t, 64> from{};
     for (std::size_t row = 0; row < 32; ++row) from[row] = static_cast<std::uint8_t>(4 * (row % 16) + row / 16);
     return from;
   }();
   __m512i const order = _mm512_load_si512(rows.data());
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(start), _mm512_castsi512_si256(_mm512_permutexvar_epi8(order, _mm512_subs_epu8(top, below))));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(start),
+                      _mm512_castsi512_si256(_mm512_permutexvar_epi8(order, _mm512_subs_epu8(top, below))));
   return static_cast<std::uint32_t>(_mm512_movepi8_mask(_mm512_permutexvar_epi8(order, certain)));
 }
 
@@ -126,7 +127,8 @@ PITH_INLINE std::uint64_t pack_others(std::uint8_t const* from, int left, std::u
 // Codes of 2 bits, table[from[i]] for i < left and 0 for the rest of 64, as 16 bytes; where the code is 3.
 PITH_INLINE std::uint64_t pack_codes(std::uint8_t const* from, int left, std::uint8_t const (&table)[128], std::byte* to) {
   std::uint64_t const here = left < 64 ? (std::uint64_t{1} << left) - 1 : ~std::uint64_t{0};
-  __m512i const codes = _mm512_maskz_permutex2var_epi8(here, _mm512_loadu_si512(table), _mm512_loadu_si512(from), _mm512_loadu_si512(table + 64));
+  __m512i const codes =
+      _mm512_maskz_permutex2var_epi8(here, _mm512_loadu_si512(table), _mm512_loadu_si512(from), _mm512_loadu_si512(table + 64));
   __m512i const two = _mm512_maddubs_epi16(codes, _mm512_set1_epi16(0x0401)), four = _mm512_madd_epi16(two, _mm512_set1_epi32(0x00100001));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(four));
   return _mm512_cmpeq_epi8_mask(codes, _mm512_set1_epi8(3));
