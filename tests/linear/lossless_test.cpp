@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Matrices of lossless weights: bit for bit in and out, the products of raw weights, their bytes wherever they lie, and bytes that nobody wrote.
 #include "linear/linear_oracle.hpp"
+#include "pith/codec/exponent_planes.hpp"
 #include "pith/codec/huffman.hpp"
 
 namespace {
@@ -56,6 +57,7 @@ TEST_CASE("lossless weights: pack and unpack are inverse for every bit, whatever
   check_round_trip<lossless>(1, 1);
   check_round_trip<lossless>(64, 512);
   check_round_trip<pith::packed_matrix<pith::dynamic_float<bf16, pith::huffman>, pith::use::dot, 64>>(33, 100);
+  check_round_trip<pith::packed_matrix<pith::dynamic_float<bf16, pith::exponent_planes>, pith::use::dot, 352>>(33, 704);
   check_round_trip<pith::packed_matrix<pith::dynamic_float<bf16>, pith::use::mix>>(40, 300);
 }
 

@@ -6,14 +6,14 @@
 //   table[4..6]   3 | 1 | 2 bits: 0, 1, 2       any other  3 | 1 | 3, and an escape (codec/byte_escapes.hpp): 6 bits and more
 //   raw           where that would take a byte a number or more: all symbols as they are, and planes of zeros
 //
-// table: the tile's seven most frequent symbols. Numbers come in groups of 64; bit j of a group's two planes is number j's. The further bits
-// are three streams that go on from group to group, each with a bit for every number that has it. So every level is 64 codes at a time, and
-// what they do not say are the next bytes of the level below, expanded into the places of a mask; or its bits are deposited in that mask.
+// table: the tile's seven most frequent symbols. Numbers come in groups of 64; bit j of a group's two planes is number j's. The further
+// bits are three streams that go on from group to group, each with a bit for every number that has it. So every level is 64 codes at a
+// time, and what they do not say are the next bytes of the level below, expanded into the places of a mask; or its bits are deposited in
+// that mask.
 //
 // bytes   16 a group beside its rests. tail: | table, 7 | others, u16 | further, u16 | 1 bit for each of the others, what is not in
-// table[0..2] |
-//         low bits of the further ones, not in table[3] | high bits | escapes |, bits from a byte's lowest on, each part filled up with
-//         zeros. A tail of as many bytes as numbers is a raw one
+//         table[0..2] | low bits of the further ones, not in table[3] | high bits | escapes |, bits from a byte's lowest on, each part filled
+//         up with zeros. A tail of as many bytes as numbers is a raw one
 // cost    2 + o + 2 f + e bits a number and its escapes' (o, f, e: shares of others, further ones and escapes), 17 bytes a tile: 2.65 bits
 // for
 //         exponents of gaussian rows in tiles of 32 x 256, 0.07 above their entropy
@@ -32,7 +32,8 @@ struct exponent_planes {
 
   template <int Count>
   struct bind {
-    static_assert(Count % 512 == 0 && Count <= 32768);
+    static_assert(Count >= 512 && Count <= 32768 && Count % 512 == 0,
+                  "[pith] exponent_planes: a tile has 512 to 32768 numbers, a multiple of 512. Fix: 32 rows of 256.");
     static constexpr int groups = Count / 64, entries = 7;
     static constexpr std::int64_t section_bytes = 8 * 16;  // of 512 numbers
     static constexpr std::int64_t tail_bound = Count;
