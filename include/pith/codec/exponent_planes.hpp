@@ -12,8 +12,8 @@
 // that mask.
 //
 // bytes   16 a group beside its rests. tail: | table, 7 | others, u16 | further, u16 | 1 bit for each of the others, what is not in
-//         table[0..2] | low bits of the further ones, not in table[3] | high bits | escapes |, bits from a byte's lowest on, each part filled
-//         up with zeros. A tail of as many bytes as numbers is a raw one
+//         table[0..2] | low bits of the further ones, not in table[3] | high bits | escapes |, bits from a byte's lowest on, each part
+//         filled up with zeros. A tail of as many bytes as numbers is a raw one
 // cost    2 + o + 2 f + e bits a number and its escapes' (o, f, e: shares of others, further ones and escapes), 17 bytes a tile: 2.65 bits
 // for
 //         exponents of gaussian rows in tiles of 32 x 256, 0.07 above their entropy
@@ -79,22 +79,32 @@ struct exponent_planes {
       store_le(tail + entries + 2, static_cast<std::uint16_t>(left[4]));
       std::memset(tail + streams_at, 0, static_cast<std::size_t>(at.escapes - streams_at));
 
-      std::uint8_t escape[Count];
+      // Every level's list without a branch: the next number overwrites one that does not belong.
+      std::uint8_t other[Count + 1], escape[Count + 1];
       int others = 0, further = 0, escapes = 0;
       for (int g = 0; g < groups; ++g) {
         std::uint64_t plane[2]{};
         for (int j = 0; j < 64; ++j) {
-          unsigned const r = rank[symbols[64 * g + j]], code = r < 3 ? r : 3u;
+          std::uint8_t const symbol = symbols[64 * g + j];
+          unsigned const r = rank[symbol], code = r < 3 ? r : 3u;
           plane[0] |= static_cast<std::uint64_t>(code & 1u) << j;
           plane[1] |= static_cast<std::uint64_t>(code >> 1) << j;
-          if (r < 3) continue;
-          put(tail + streams_at, others++, r > 3);
-          if (r == 3) continue;
-          put(tail + at.low, further, (r - 4) & 1u);
-          put(tail + at.high, further++, (r - 4) >> 1);
-          if (r == entries) escape[escapes++] = symbols[64 * g + j];
+          other[others] = static_cast<std::uint8_t>(r);
+          others += r >= 3;
+          escape[escapes] = symbol;
+          escapes += r == entries;
         }
         for (int k = 0; k < 2; ++k) store_le(planes + plane_at(g, k, stride), plane[k]);
+      }
+      for (int i = 0; i < others; ++i) {
+        unsigned const r = other[i];
+        put(tail + streams_at, i, r > 3);
+        other[further] = static_cast<std::uint8_t>(r - 4u);
+        further += r > 3;
+      }
+      for (int i = 0; i < further; ++i) {
+        put(tail + at.low, i, other[i] & 1u);
+        put(tail + at.high, i, other[i] >> 1);
       }
       std::int64_t const bytes = byte_escapes::encode<0, 256>(escape, escapes, tail + at.escapes, tail_bound - at.escapes);
       return bytes < 0 ? store_raw(symbols, planes, stride, tail) : at.escapes + bytes;
