@@ -66,7 +66,7 @@ PITH_HD constexpr bool rans_get_state(std::uint32_t& x, std::byte const*& at, st
 // errors  shape_mismatch  not one frequency for each count; `at` is the counts
 //         out_of_range    no symbol occurs, or more than 2^Bits do; `at` is how many
 template <int Bits>
-PITH_HD constexpr status rans_frequencies(std::span<std::uint32_t const> counts, std::span<std::uint16_t> frequencies) noexcept {
+constexpr status rans_frequencies(std::span<std::uint32_t const> counts, std::span<std::uint16_t> frequencies) noexcept {
   constexpr std::int64_t whole = std::int64_t{1} << Bits;
   if (counts.size() != frequencies.size()) return {errc::shape_mismatch, static_cast<std::int64_t>(counts.size())};
   std::uint64_t total = 0;
