@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products with packed weights: y = W x for batches of 1, 4 and 16 rows of bf16, f32 outputs, one thread.
 //
-// Times are processor time of the thread, for the products and for the bandwidth alike, so that a shared core disturbs them less.
+// Times are processor time of the thread, for the products and for the bandwidth alike, so that a shared core disturbs them less; with two
+// threads (threads_2) wall time.
 // Weights are streamed from memory: at least 512 MB of matrices are visited in turn. The floor is the packed bytes of one matrix at the read
 // bandwidth measured by this program; the program also measures what one core can multiply. The error is the relative difference of y from
 // a product in double over the numbers before they were packed (gaussian weights); the baseline is the same shape in bf16.
 #include <cmath>
 #include <random>
 
+#include "pith/codec/exponent_planes.hpp"
 #include "pith/pith.hpp"
 #include "support/machine.hpp"
+#include "support/pool.hpp"
 #include "support/report.hpp"
 
 namespace {
@@ -37,14 +40,15 @@ std::span<std::byte> arena() {
   return {memory, static_cast<std::size_t>(size)};
 }
 
-template <class Matrix, bool Transposed, class Accuracy>
-pith::status product(Matrix const& w, std::vector<pith::bf16> const& x, std::vector<float>& out, std::vector<std::byte>& scratch, std::int64_t batch) {
+template <class Matrix, bool Transposed, class Accuracy, class Executor = pith::serial>
+pith::status product(Matrix const& w, std::vector<pith::bf16> const& x, std::vector<float>& out, std::vector<std::byte>& scratch, std::int64_t batch,
+                     Executor&& run = {}) {
   pith::matrix_view<pith::bf16 const> const in(x.data(), {batch, Transposed ? w.rows() : w.columns()});
   pith::matrix_view<float> const to(out.data(), {batch, Transposed ? w.columns() : w.rows()});
   if constexpr (Transposed)
-    return w.template multiply_transposed<Accuracy>(in, to, scratch);
+    return w.template multiply_transposed<Accuracy>(in, to, scratch, {}, run);
   else
-    return w.template multiply<Accuracy>(in, to, scratch);
+    return w.template multiply<Accuracy>(in, to, scratch, {}, run);
 }
 
 template <class Matrix, bool Transposed, class Accuracy>
@@ -115,40 +119,52 @@ struct matrices {
 };
 
 template <class Codec, class Accuracy, pith::use Use = pith::use::dot>
-void add(std::string const& name) {
+void add_case(std::string const& name, std::int64_t rows, std::int64_t batch, int threads = 1) {
   constexpr bool transposed = Use == pith::use::mix;
   using matrix = pith::packed_matrix<Codec, Use>;
   std::string const bench = transposed ? "linear_transposed/" : "linear/";
-  for (std::int64_t const rows : {4096, 14336}) {
-    if (transposed && rows != 4096) continue;
-    for (std::int64_t const batch : {1, 4, 16}) {
-      std::int64_t const columns = 4096, inputs = transposed ? rows : columns, outputs = transposed ? columns : rows;
-      std::string const suffix = "/" + std::to_string(rows) + "x" + std::to_string(columns) + "/batch_" + std::to_string(batch);
-      benchmark::RegisterBenchmark((bench + name + suffix).c_str(), [=](benchmark::State& state) {
-        static double const error = output_error<matrix, transposed, Accuracy>();
-        matrices<matrix> const all(rows, columns);
-        if (!all.fill()) return state.SkipWithError("the arena is too small");
-        auto const x = queries(batch * inputs, 9);
-        std::vector<float> out(static_cast<std::size_t>(batch * outputs));
-        auto scratch = scratch_of<matrix, transposed, Accuracy>(all.matrix(0).value(), batch);
-        std::vector<matrix> opened;  // of a variable rate, opening reads them
-        for (std::int64_t k = 0; k < all.count; ++k) opened.push_back(std::move(all.matrix(k)).value());
-        std::size_t i = 0;
-        for (auto _ : state) {
-          matrix const& w = opened[i++ % opened.size()];
-          double const start = bench::thread_now();
-          if (!product<matrix, transposed, Accuracy>(w, x, out, scratch, batch)) state.SkipWithError("a product failed");
-          benchmark::ClobberMemory();
-          state.SetIterationTime(bench::thread_now() - start);
-        }
-        state.SetLabel(bench + "bf16" + suffix);
-        state.counters["packed_bytes"] = static_cast<double>(all.bytes);
-        state.counters["values"] = static_cast<double>(rows * columns);
-        state.counters["flops"] = 2.0 * static_cast<double>(rows * columns * batch);
-        state.counters["error"] = error;
-      })->UseManualTime()->MinTime(0.15)->Unit(benchmark::kMicrosecond);
+  std::int64_t const columns = 4096, inputs = transposed ? rows : columns, outputs = transposed ? columns : rows;
+  std::string const suffix = "/" + std::to_string(rows) + "x" + std::to_string(columns) + "/batch_" + std::to_string(batch) + (threads == 2 ? "/threads_2" : "");
+  benchmark::RegisterBenchmark((bench + name + suffix).c_str(), [=](benchmark::State& state) {
+    static double const error = output_error<matrix, transposed, Accuracy>();
+    matrices<matrix> const all(rows, columns);
+    if (!all.fill()) return state.SkipWithError("the arena is too small");
+    auto const x = queries(batch * inputs, 9);
+    std::vector<float> out(static_cast<std::size_t>(batch * outputs));
+    auto scratch = scratch_of<matrix, transposed, Accuracy>(all.matrix(0).value(), batch);
+    std::vector<matrix> opened;  // of a variable rate, opening reads them
+    for (std::int64_t k = 0; k < all.count; ++k) opened.push_back(std::move(all.matrix(k)).value());
+    std::size_t i = 0;
+    auto const time = [&](auto const& clock, auto& run) {
+      for (auto _ : state) {
+        matrix const& w = opened[i++ % opened.size()];
+        double const start = clock();
+        if (!product<matrix, transposed, Accuracy>(w, x, out, scratch, batch, run)) state.SkipWithError("a product failed");
+        benchmark::ClobberMemory();
+        state.SetIterationTime(clock() - start);
+      }
+    };
+    pith::serial serial;
+    if (threads == 1) {
+      time(bench::thread_now, serial);
+    } else {
+      bench::pool pool(threads);
+      time(bench::now, pool);
     }
-  }
+    state.SetLabel(bench + "bf16" + suffix);
+    state.counters["packed_bytes"] = static_cast<double>(all.bytes);
+    state.counters["values"] = static_cast<double>(rows * columns);
+    state.counters["flops"] = 2.0 * static_cast<double>(rows * columns * batch);
+    state.counters["error"] = error;
+    state.counters["threads"] = threads;
+  })->UseManualTime()->MinTime(0.15)->Unit(benchmark::kMicrosecond);
+}
+
+template <class Codec, class Accuracy, pith::use Use = pith::use::dot>
+void add(std::string const& name) {
+  for (std::int64_t const rows : {4096, 14336})
+    for (std::int64_t const batch : {1, 4, 16})
+      if (Use == pith::use::dot || rows == 4096) add_case<Codec, Accuracy, Use>(name, rows, batch);
 }
 
 }  // namespace
@@ -161,6 +177,12 @@ int main(int argc, char** argv) {
   using bf = pith::raw<bf16>;
   add<bf, integer_accuracy>("bf16");
   add<dynamic_float<bf16>, integer_accuracy>("lossless");
+  add<dynamic_float<bf16, exponent_planes>, integer_accuracy>("lossless_planes");
+  for (std::int64_t const rows : {4096, 14336}) {
+    add_case<bf, integer_accuracy>("bf16", rows, 1, 2);
+    add_case<dynamic_float<bf16>, integer_accuracy>("lossless", rows, 1, 2);
+    add_case<dynamic_float<bf16, exponent_planes>, integer_accuracy>("lossless_planes", rows, 1, 2);
+  }
   add<int8<per_token<64>, zero::none>, integer_accuracy>("int8");
   add<int8<per_token<64>, zero::real>, integer_accuracy>("int8_zero");
   add<int4<per_token<64>, zero::none>, integer_accuracy>("int4");

@@ -2,9 +2,9 @@
 // Lossless bf16 weights: bits a weight beside the entropy of exponents, and how fast tiles of 32 x 256 are encoded and decoded, one thread.
 //
 // Weights: gaussian with log-normal scales of rows, sigma 0.3 and 1.0, and every matrix of the language model in examples/model. Entropy is
-// that of a matrix's exponents, all rows together. Tiles and rows stay in L2: sixteen tiles are visited in turn. GB/s are of bf16 numbers; the
-// floor is copying the same bytes with memcpy in the same run. decode gives the words of a raw tile, which kernels read; rows gives rows.
-// Products with such weights are in bench/linear.cpp.
+// that of a matrix's exponents, all rows together. Panels have 256 columns, or 352 where 256 does not divide them (704). Tiles and rows stay in
+// L2: sixteen tiles are visited in turn. GB/s are of bf16 numbers; the floor is copying the same bytes with memcpy in the same run. decode
+// gives the words of a raw tile, which kernels read; rows gives rows. Products with such weights are in bench/linear.cpp.
 #include <cmath>
 #include <fstream>
 #include <iterator>
@@ -60,14 +60,19 @@ std::vector<matrix> model_weights() {
 struct sizes {
   double packed = 0, entropy = 0, aim = 0, worst = -1;  // worst: packed above its aim, of one matrix
 };
+template <class Coder, int Panel>
+double packed_bytes(matrix const& m) {
+  using packed_matrix = pith::packed_matrix<pith::dynamic_float<bf16, Coder>, pith::use::dot, Panel>;
+  auto const packed = packed_matrix::pack(pith::matrix_view<bf16 const>(m.numbers.data(), {m.rows, m.columns}));
+  return packed ? static_cast<double>(packed.value().bytes().size()) : 1e300;
+}
 template <class Coder>
 sizes sizes_of(std::vector<matrix> const& all) {
-  using packed_matrix = pith::packed_matrix<pith::dynamic_float<bf16, Coder>>;
   sizes mean;
   double weights = 0;
   for (matrix const& m : all) {
-    auto const packed = packed_matrix::pack(pith::matrix_view<bf16 const>(m.numbers.data(), {m.rows, m.columns}));
-    if (!packed) continue;
+    // A panel that divides the columns: padding is stored like weights.
+    double const bytes = m.columns % 256 == 0 ? packed_bytes<Coder, 256>(m) : packed_bytes<Coder, 352>(m);
     std::vector<double> share(256);
     double const count = static_cast<double>(m.numbers.size());
     for (bf16 const x : m.numbers) share[x.bits >> 7 & 255u] += 1 / count;
@@ -75,7 +80,7 @@ sizes sizes_of(std::vector<matrix> const& all) {
     for (double const p : share) entropy -= p > 0 ? p * std::log2(p) : 0;
     std::sort(share.rbegin(), share.rend());
     for (int i = 0; i < 7; ++i) seven += share[static_cast<std::size_t>(i)];
-    double const bits = 8 * static_cast<double>(packed.value().bytes().size()) / count, aim = 11.2 + 8 * std::max(0.0, 0.97 - seven);
+    double const bits = 8 * bytes / count, aim = 11.2 + 8 * std::max(0.0, 0.97 - seven);
     mean.packed += bits * count;
     mean.entropy += entropy * count;
     mean.aim += aim * count;

@@ -103,7 +103,8 @@ class packed_matrix {
   // The same into the caller's memory, which must outlive the matrix.
   //
   // errors  also misaligned         `at` is what the address exceeds a multiple of 64 by
-  //         and capacity_exceeded   `at` is the bytes wanted, bound_bytes(rows, columns)
+  //         and capacity_exceeded   `at` is the bytes wanted: bound_bytes(rows, columns), or of a variable rate what this matrix takes; then
+  //                                 some have been written, for only packing tells
   template <source_scalar T, executor Executor = serial, class Engine = packing_engine<T>>
   static result<packed_matrix> pack_into(std::span<std::byte> memory, matrix_view<T> w, nan_policy nan = nan_policy::saturate,
                                          Executor&& run = {}) noexcept {
