@@ -61,42 +61,6 @@ PITH_INLINE void expand_escapes(std::byte const* tail, std::int64_t tail_bytes, 
   }
 }
 
-// The symbols of a tile's windows: planes first, then escapes into their places. Four a group are put without a branch; where there are
-// fewer, the next group's symbols, or what lies behind the last one, take the rest. `symbols` has room for 64 more.
-template <class Tile>
-PITH_INLINE void put_escapes(std::byte const* tile, std::uint8_t* symbols) {
-  tail_place const place = tail_place::of(tile);
-  std::byte const* const tail = tile + place.distance;
-  auto const from = byte_escapes::of(tail);
-  std::uint8_t escapes[Tile::count + 64];
-  std::int64_t raw = place.bytes;
-  for (int i = 0, further = 0; i < from.escapes; i += 8) {
-    auto bits = static_cast<unsigned>(from.first[i / 8]);
-    std::memset(escapes + i, static_cast<int>(tail[0]), 8);
-    for (; bits != 0; bits &= bits - 1, ++further) {
-      unsigned const which = 1 + (static_cast<unsigned>(from.second[further / 4] >> further % 4 * 2) & 3u);
-      escapes[i + std::countr_zero(bits)] = static_cast<std::uint8_t>(tail[which == 4 && raw > 0 ? --raw : static_cast<std::int64_t>(which)]);
-    }
-  }
-  std::uint8_t const* next = escapes;
-  for (int group = 0; group < Tile::groups; ++group) {
-    std::byte const* const planes = tile + group / 8 * Tile::section_bytes + Tile::planes_at + 24 * (group % 8);
-    std::uint64_t const plane[3]{load_le<std::uint64_t>(planes), load_le<std::uint64_t>(planes + 8), load_le<std::uint64_t>(planes + 16)};
-    std::uint8_t* const to = symbols + 64ll * group;
-    simd::store_bytes64(to, simd::plane_bytes(plane));
-    std::uint64_t left = plane[1] & plane[2];
-    std::uint8_t const* at = next;
-    next += std::popcount(left);
-    auto const put = [&] {
-      std::uint8_t& symbol = to[std::countr_zero(left)];
-      symbol = static_cast<std::uint8_t>((symbol & 0x80u) | *at++);
-      left &= left - 1;
-    };
-    PITH_UNROLL for (int i = 0; i < 4; ++i) put();
-    while (left != 0) put();
-  }
-}
-
 // Of a tile in planes the symbols that are none of a group's three, in their order; `to` has room for 64 more.
 template <class Tile>
   requires(simd::expands_bytes)
@@ -213,11 +177,6 @@ PITH_INLINE void with_groups(std::byte const* tile, Use use_source, Ask ask = {}
         PITH_UNROLL for (std::int64_t i = 0; i < 6 * 64; i += 64) simd::prefetch(tail + place.bytes + i);
       expand_escapes<Tile>(tail, place.bytes, symbols);
       return use_source(group_source<Tile, groups_of::windows, Ask>(tile, start, symbols, ask));
-    }
-  } else if constexpr (has_windows<Tile>) {
-    if (place.bytes != Tile::tail_bound) {
-      put_escapes<Tile>(tile, symbols);
-      return use_source(group_source<Tile, groups_of::symbols, Ask>(tile, start, symbols, ask));
     }
   } else if constexpr (has_planes<Tile> && simd::expands_bytes) {
     if (place.bytes != Tile::tail_bound) {

@@ -92,16 +92,6 @@ PITH_INLINE __m256i bit_bytes(std::uint32_t bits) {
   __m256i const bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(bits)), place);
   return _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit);
 }
-PITH_INLINE __m256i plane_bytes32(std::uint32_t p0, std::uint32_t p1, std::uint32_t p2) {
-  __m256i const sign = _mm256_and_si256(bit_bytes(p0), _mm256_set1_epi8(static_cast<char>(0x80)));
-  return _mm256_sub_epi8(_mm256_sub_epi8(sign, bit_bytes(p1)), _mm256_and_si256(bit_bytes(p2), _mm256_set1_epi8(static_cast<char>(0xfe))));
-}
-// 0x80, 1 and 2 where planes 0, 1 and 2 have a bit.
-PITH_INLINE bytes64 plane_bytes(std::uint64_t const (&plane)[3]) {
-  return {plane_bytes32(static_cast<std::uint32_t>(plane[0]), static_cast<std::uint32_t>(plane[1]), static_cast<std::uint32_t>(plane[2])),
-          plane_bytes32(static_cast<std::uint32_t>(plane[0] >> 32), static_cast<std::uint32_t>(plane[1] >> 32),
-                        static_cast<std::uint32_t>(plane[2] >> 32))};
-}
 // Numbers 32 Half to 32 Half + 31: planes 0 and 1 are in the halves of a, 1 and 2 in those of b; 128 bits twice.
 template <int Half>
 PITH_INLINE __m256i code_bytes32(__m256i a, __m256i b, __m256i h) {
@@ -113,7 +103,7 @@ PITH_INLINE __m256i code_bytes32(__m256i a, __m256i b, __m256i h) {
   __m256i const high = _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(b, behind), bit), bit), _mm256_set1_epi8(2));
   return _mm256_or_si256(sign, _mm256_shuffle_epi8(h, _mm256_or_si256(low, high)));
 }
-// The same from 24 bytes of planes, and where plane 1 and 2 both have a bit, `three` below 0x80.
+// 0x80, 1 and 2 where planes 0, 1 and 2 of 24 bytes have a bit; where 1 and 2 both have one, `three` in place of 3.
 PITH_INLINE bytes64 code_bytes(std::byte const* planes, std::uint8_t three) {
   __m256i const a = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<__m128i const*>(planes)));
   __m256i const b = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<__m128i const*>(planes + 8)));
@@ -145,12 +135,6 @@ PITH_INLINE void join_exponents(bytes64 rest, bytes64 symbol, u32v (&words)[grou
     symbol.byte[j] ^= off;
   }
   join_bytes(rest, symbol, words);
-}
-PITH_INLINE bytes64 plane_bytes(std::uint64_t const (&plane)[3]) {
-  bytes64 x;
-  for (int j = 0; j < 64; ++j)
-    x.byte[j] = static_cast<std::uint8_t>((plane[0] >> j & 1) << 7 | (plane[2] >> j & 1) << 1 | (plane[1] >> j & 1));
-  return x;
 }
 #endif
 
