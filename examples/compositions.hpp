@@ -50,11 +50,10 @@ struct choice {
   matrix_maker make_matrix = &plain_weights::make;
 };
 
-// visit(choice, how the cache is made) for each.
+// visit(choice, how the cache is made) for each. In parts, so that they compile at the same time.
 template <class Visit>
-void for_each_composition(Visit&& visit) {
+void for_each_plain_cache(Visit const& visit) {
   using namespace pith::recipes;
-  using pith::integer_accuracy, pith::per_token, pith::zero;
   visit(choice{"bf16", "f32", "bf16", "bf16"}, one_recipe<bf16_cache>{});
   visit(choice{"int8 per token", "f32", "int8 per_token<64>", "int8 per_token<64>"}, one_recipe<int8_cache<64>>{});
   visit(choice{"int8 per token, exact", "f32", "int8 per_token<64>", "int8 per_token<64>"}, one_recipe<int8_cache_exact<64>>{});
@@ -63,11 +62,21 @@ void for_each_composition(Visit&& visit) {
   visit(choice{"int4 per token", "f32", "int4 per_token<64>", "int4 per_token<64>"}, one_recipe<int4_cache<64>>{});
   visit(choice{"int4 per token, exact", "f32", "int4 per_token<64>", "int4 per_token<64>"}, one_recipe<int4_cache_exact<64>>{});
   visit(choice{"int4 per channel (KIVI)", "f32", "int4 per_channel<32>", "int4 per_token<32>"}, one_recipe<kivi4<64>>{});
+}
+
+template <class Visit>
+void for_each_transformed_cache(Visit const& visit) {
+  using namespace pith::recipes;
   visit(choice{"int4 rotated", "f32", "hadamard, int4 per_token<32>", "hadamard, int4 per_token<32>"}, one_recipe<rotated4<64>>{});
   visit(choice{"int4 principal axes", "f32", "rotate, int4 per_token<32>", "rotate, int4 per_token<32>"}, one_recipe<principal_axes4<64>>{});
   visit(choice{"block float 4", "f32", "block_float<4> per_token<32>", "block_float<4> per_token<32>"}, one_recipe<block_float_cache<64, 4>>{});
   visit(choice{"block float 4 sorted (ABQ)", "f32", "permute, block_float<4> per_token<32>", "block_float<4> per_token<32>"},
         one_recipe<accurate_block<64, 4>>{});
+}
+
+template <class Visit>
+void for_each_low_bit_cache(Visit const& visit) {
+  using namespace pith::recipes;
   visit(choice{"int3 per token", "f32", "int3 per_token<32>", "int3 per_token<32>"}, one_recipe<int3_cache<64>>{});
   visit(choice{"int3 per channel", "f32", "int3 per_channel<32>", "int3 per_token<32>"}, one_recipe<kivi<64, 3>>{});
   visit(choice{"int2 per token", "f32", "int2 per_token<32>", "int2 per_token<32>"}, one_recipe<int2_cache<64>>{});
@@ -75,7 +84,12 @@ void for_each_composition(Visit&& visit) {
   visit(choice{"int2 rotated", "f32", "hadamard, int2 per_token<32>", "hadamard, int2 per_token<32>"}, one_recipe<rotated2<64>>{});
   visit(choice{"int2 GEAR", "f32", "outliers + int2 per_channel + rank 2", "outliers + int2 per_token + rank 2"}, one_recipe<gear<64>>{});
   visit(choice{"int8 ends, KIVI 2 between", "f32", "int8 or int2, by layer", "int8 or int2, by layer"}, careful_ends{});
+}
 
+template <class Visit>
+void for_each_packed_model(Visit const& visit) {
+  using namespace pith::recipes;
+  using pith::integer_accuracy, pith::per_token, pith::zero;
   using int8_weights = pith::int8<per_token<64>, zero::none>;
   using int4_weights = pith::int4<per_token<32>>;
   visit(choice{"bf16 weights", "bf16", "bf16", "bf16", &packed_weights<pith::raw<pith::bf16>, integer_accuracy>::make}, one_recipe<bf16_cache>{});
