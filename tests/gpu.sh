@@ -122,6 +122,14 @@ if [ $# -eq 0 ]; then
       count $? "$name"
       cp "$build/step.log" "$build/$name.log"
     done
+    if python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
+      step "torch_attention" python3 bench/cuda/torch_attention.py
+      count $? "torch_attention"
+      cp "$build/step.log" "$build/torch_attention.log"
+    else
+      echo
+      echo "NOT RUN: PyTorch's attention beside ours (no PyTorch that sees the GPU)"
+    fi
   else
     echo
     echo "NOT RUN: GPU benchmarks (bench/cuda has none)"
