@@ -9,6 +9,7 @@
 #include "pith/cache/stream_fit.hpp"
 #include "support/catch.hpp"
 #include "support/digest.hpp"
+#include "support/seal.hpp"
 
 using pith::bf16;
 using pith::errc;
@@ -98,18 +99,6 @@ std::vector<std::byte> stored(stream_model const& m) {
   std::vector<std::byte> bytes(static_cast<std::size_t>(m.stored_bytes()));
   m.write(bytes.data());
   return bytes;
-}
-
-void seal_again(std::vector<std::byte>& chunk) {
-  std::uint64_t value = 0xcbf29ce484222325ull, word = 0;
-  std::size_t n = 0;
-  for (std::size_t at = 0; at < chunk.size(); ++at) {
-    if (at >= 48 && at < 56) continue;
-    word |= static_cast<std::uint64_t>(chunk[at]) << (8 * (n++ % 8));
-    if (n % 8 == 0) value = (value ^ word) * 0x100000001b3ull, word = 0;
-  }
-  value = (value ^ word) * 0x100000001b3ull;
-  pith::store_le(chunk.data() + 48, value);
 }
 
 }  // namespace
@@ -301,7 +290,7 @@ TEST_CASE("kv_stream: broken chunks give a status or numbers, never more", "[cac
     CHECK(chunk.error().at >= 0);
     CHECK(chunk.error().at <= static_cast<std::int64_t>(bytes.size()));
     if (kind == 0) continue;
-    seal_again(broken);  // a right check over wrong contents
+    pith_test::seal_chunk(broken);  // a right check over wrong contents
     auto const again = kv_stream(m).decode<float>(broken, rows.k(), rows.v());
     if (!again) ++noticed_late;
     if (again) ++unnoticed;
@@ -330,9 +319,7 @@ TEST_CASE("stream_model: a stored model is the same one, a broken one is refused
     broken[random() % (i % 3 == 1 ? 64 : 32 + 8 * 3 * static_cast<std::size_t>(shape.channels()))] ^=
         static_cast<std::byte>(1 + random() % 255);
     REQUIRE(!stream_model::read(broken));
-    pith::fingerprint all;  // a right fingerprint over wrong contents
-    all.add_bytes(broken.data(), static_cast<std::int64_t>(broken.size()) - 8);
-    pith::store_le(broken.data() + broken.size() - 8, all.value());
+    pith_test::seal_fingerprint(broken);
     auto const read = stream_model::read(broken);
     if (!read || read.value().shape() != shape || read.value().levels() < 1) continue;
     ++accepted;  // another mean or weight: coarse, but within its bins

@@ -5,6 +5,7 @@
 #include "cache/support.hpp"
 #include "laws/sample_state.hpp"
 #include "pith/cache/recipes.hpp"
+#include "support/seal.hpp"
 
 using namespace pith_test;
 using pith::errc;
@@ -49,12 +50,6 @@ pith::sequence eventful(pith::cache<everything>& cache) {
   REQUIRE(cache.evict(of, 1, 0, dead));
   REQUIRE(cache.set_bias(of, 0, 1, 33, -1.5f));
   return of;
-}
-
-void seal_again(std::vector<std::byte>& bytes) {  // a right fingerprint over wrong contents
-  pith::fingerprint all;
-  all.add_bytes(bytes.data(), static_cast<int64_t>(bytes.size()) - 8);
-  pith::store_le<std::uint64_t>(bytes.data() + bytes.size() - 8, all.value());
 }
 
 }  // namespace
@@ -148,7 +143,7 @@ TEST_CASE("broken snapshots are refused and leave nothing behind", "[cache][snap
   for (std::size_t length = 0; length < bytes.size(); length += length < 400 ? 1 : bytes.size() / 40) attempt({bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(length)});
   auto longer = bytes;
   longer.insert(longer.end() - 8, std::byte{0});
-  seal_again(longer);
+  seal_fingerprint(longer);
   attempt(longer);
   random_bits random(7);
   for (int i = 0; i < 60; ++i) {
@@ -161,7 +156,7 @@ TEST_CASE("broken snapshots are refused and leave nothing behind", "[cache][snap
   auto const with_count = [&](std::size_t place, std::uint64_t value) {  // of the first layer: tokens, slots, sealed keys, sealed values, holes
     auto broken = bytes;
     pith::store_le<std::uint64_t>(broken.data() + 24 + 8 * place, value);
-    seal_again(broken);
+    seal_fingerprint(broken);
     auto const loaded = cache.load(broken);
     leaked += cache.resident_bytes() != before;
     return loaded.error().code;
@@ -178,7 +173,7 @@ TEST_CASE("broken snapshots are refused and leave nothing behind", "[cache][snap
   for (int i = 0; i < 30; ++i) {
     auto broken = bytes;
     for (int j = 0; j < 20; ++j) broken[24 + random() % (broken.size() - 32)] = static_cast<std::byte>(random());
-    seal_again(broken);
+    seal_fingerprint(broken);
     auto const loaded = cache.load(broken);
     if (loaded) {  // whatever it holds, it can be read and appended to
       CHECK(attend(cache, loaded.value(), 1, q).status);
