@@ -294,6 +294,16 @@ FLOAT8_CASES = [  # channels, type, along, group, scale
 ]
 
 
+def write(files):
+    """Writes {name: bytes} and their lines of SHA256SUMS."""
+    lines = (FOLDER / "SHA256SUMS").read_text().splitlines()
+    sums = {name: total for total, name in (line.split("  ") for line in lines)}
+    for name, data in files.items():
+        (FOLDER / name).write_bytes(data)
+        sums[name] = hashlib.sha256(data).hexdigest()
+    (FOLDER / "SHA256SUMS").write_text("".join(f"{total}  {name}\n" for name, total in sorted(sums.items())))
+
+
 def main():
     inputs = {channels: make_rows(channels, channels) for channels in (64, 80)}
     files = {f"rows_{channels}.f32": rows.tobytes() for channels, rows in inputs.items()}
@@ -316,10 +326,7 @@ def main():
         files[f"sum_both_ends_1_int2_tokens_64_{use}.bin"] = encode_sparse_int2(inputs[64], use)
     for kind in FLOAT8:
         files[f"{kind}_values.f32"], files[f"{kind}_codes.bin"] = float8_tables(kind)
-    for name, data in files.items():
-        (FOLDER / name).write_bytes(data)
-    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
-    (FOLDER / "SHA256SUMS").write_text(sums)
+    write(files)
 
 
 if __name__ == "__main__":
