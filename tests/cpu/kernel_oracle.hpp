@@ -43,7 +43,7 @@ std::vector<stored_number> stored_numbers(std::vector<std::byte> const& bytes) {
         if constexpr (Tile::zero_kind == pith::zero::integer)
           offset = -static_cast<int>(bytes[static_cast<std::size_t>(Tile::zero_at + index)]) * s;
         double const middle = Tile::bits == 8 || Tile::zero_kind == pith::zero::none ? Tile::middle : 0.5 * Tile::top;
-        all.push_back({u * s + offset, s, std::fabs(u - Tile::middle), 2 * Tile::top * s + std::fabs(offset), middle * s + offset});
+        all.push_back({u * s + offset, s, std::fabs(u - Tile::middle), 2 * Tile::top * std::fabs(s) + std::fabs(offset), middle * s + offset});
       } else {
         all.push_back({x, 0, 0, std::fabs(x), 0});
       }

@@ -97,7 +97,7 @@ void expect_product(stored_matrix<Tile> const& w, std::vector<float> x, std::vec
           folded[static_cast<std::size_t>(c)] = q[c] * (storage::along_tokens ? w(r, first + c).scale : 1.0);
         double const step = query_step<storage::bits>(folded);
         for (std::int64_t c = 0; c < Tile::channels; ++c)
-          rounding += w(r, first + c).centred * (storage::along_tokens ? 1.0 : w(r, first + c).scale);
+          rounding += w(r, first + c).centred * (storage::along_tokens ? 1.0 : std::fabs(w(r, first + c).scale));
         rounding *= 0.5 * step * (1 + 0x1p-8);
       } else if constexpr (integers) {
         rounding = 0x1p-17 * size;  // raw<bf16> on machines with pair products
