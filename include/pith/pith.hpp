@@ -6,6 +6,7 @@
 #include "pith/cache/recipes.hpp"
 #include "pith/cache/select_cache.hpp"
 #include "pith/codec/balance.hpp"
+#include "pith/codec/bitmap_sparse.hpp"
 #include "pith/codec/block_float.hpp"
 #include "pith/codec/dynamic_float.hpp"
 #include "pith/codec/float8.hpp"

@@ -195,6 +195,16 @@ def encode_raw(rows, scale, use):
     return pack(rows.view(np.uint32 if bits == 32 else np.uint16).astype(np.int64), bits, use)
 
 
+def encode_bitmap_sparse(rows, scale, use):
+    """Numbers up to 0.5 in size become zeros of either sign, NaN too; what is left of the raw tile's halves, behind a bit for each."""
+    x = rows[:BLOCK].astype(F32)
+    sign = np.where(x.view(np.uint32) % 2 == 0, F32(0), F32(-0.0))
+    halves = np.frombuffer(encode_raw(np.where(np.abs(x) > F32(0.5), x, sign), scale, use), "<u2")
+    stored = halves[halves % 0x8000 != 0].tobytes()
+    bitmap = np.packbits(halves % 0x8000 != 0, bitorder="little").tobytes()
+    return bytes(8) + len(stored).to_bytes(4, "little") + bytes(52) + bitmap + stored
+
+
 def hadamard(rows, n):
     """Strides 1, 2, 4, ..., in f32."""
     x = np.where(np.isfinite(rows), rows, F32(0)).astype(F32).copy()
@@ -320,6 +330,8 @@ def main():
         for scale in SCALES:
             files[f"raw_{scale}_80_{use}.bin"] = encode_raw(np.nan_to_num(inputs[80], nan=0.0), scale, use)
         files[f"hadamard_64_int4_channels_64_real_f16_64_{use}.bin"] = encode(hadamard(inputs[64], 64), 4, "channels", 64, "real", "f16", use)
+        for scale in ("bf16", "f16"):
+            files[f"bitmap_sparse_{scale}_64_{use}.bin"] = encode_bitmap_sparse(inputs[64], scale, use)
         for channels, which, n, along, length, leave, value in OUTLIERS:
             name = f"{which}_{n}_{along}_{length}_{leave}_{value}_{channels}_{use}.bin"
             files[name] = encode_outliers(inputs[channels], which, n, along, length, leave, value)[0]

@@ -18,7 +18,7 @@
 
 #include "pith/codec/dynamic_float.hpp"
 #include "pith/codec/exponent_planes.hpp"
-#include "pith/cpu/raw_pairs.hpp"
+#include "pith/cpu/group_kernels.hpp"
 #include "pith/simd/bit_planes.hpp"
 #include "pith/simd/float_parts.hpp"
 
@@ -28,6 +28,9 @@ inline namespace PITH_ISA {
 // A whole bf16 tile, nothing dropped.
 template <class Coder, int Channels, use Use>
 using bf16_tile = dynamic_float_tile<bf16, Coder, 7, Channels, Use>;
+
+template <class Coder, int Channels, use Use>
+inline constexpr bool in_groups<bf16_tile<Coder, Channels, Use>> = true;
 
 template <class Tile>
 inline constexpr bool has_windows = false;
@@ -195,10 +198,6 @@ PITH_INLINE void with_groups(std::byte const* tile, Use use_source, Ask ask = {}
   use_source(group_source<Tile, groups_of::symbols, Ask>(tile, start, symbols, ask));
 }
 
-// A tile as the raw tile of the same numbers.
-template <class Tile>
-using raw_form = raw_tile<bf16, Tile::channels, Tile::used_for>;
-
 // Windows into a raw tile where bits can be deposited: every escape becomes the commonest one first, which is a code like the others. Those that
 // are not, fewer than one a group, are noted by place and corrected in the raw tile, where the high byte's difference is added.
 template <class Tile>
@@ -263,50 +262,18 @@ template <class Tile, class Ask = ask_nothing>
 PITH_INLINE void expand_tile(std::byte const* tile, std::byte* raw, Ask ask = {}) {
   if constexpr (has_windows<Tile> && !simd::expands_bytes && simd::deposits_bits)
     if (tail_place::of(tile).bytes != Tile::tail_bound) return expand_windows<Tile>(tile, raw);
-  auto const write = [=](auto source) {
-    for (int group = 0; group < Tile::groups; ++group) {
-      simd::u32v words[simd::group_words];
-      source(group, words);
-      PITH_UNROLL for (int v = 0; v < simd::group_words; ++v) simd::store_words(raw + 128ll * group + 4ll * v * simd::width, words[v]);
-    }
-  };
+  auto const write = [=](auto source) { write_groups<Tile::groups>(source, raw); };
   with_groups<Tile>(tile, write, ask);
 }
 
 template <class Coder, int Channels, class Accuracy, int M>
-struct dot_kernel<bf16_tile<Coder, Channels, use::dot>, Accuracy, M> {
-  using storage = bf16_tile<Coder, Channels, use::dot>;
-  using over_raw = dot_kernel<raw_form<storage>, Accuracy, M>;
-  using query = typename over_raw::query;
-
-  static void prepare(float const* q, query& out) { over_raw::prepare(q, out); }
-
-  template <class Ask = ask_nothing>
-  static void run(std::byte const* tile, query const& q, float* scores, int stride, [[maybe_unused]] Ask ask = {}) {
-    if constexpr ((has_windows<storage> || has_planes<storage>) && simd::expands_bytes) {
-      auto const multiply = [&](auto source) {
-        over_raw::run_words([source](int word, int, simd::u32v(&x)[simd::group_words]) mutable { source(word, x); }, q, scores, stride);
-      };
-      with_groups<storage>(tile, multiply, ask);
-    } else {
-      alignas(64) std::byte raw[raw_form<storage>::bytes];
-      expand_tile<storage>(tile, raw);
-      over_raw::run(raw, q, scores, stride);
-    }
-  }
+struct dot_kernel<bf16_tile<Coder, Channels, use::dot>, Accuracy, M>
+    : dot_by_groups<bf16_tile<Coder, Channels, use::dot>, Accuracy, M,
+                    (has_windows<bf16_tile<Coder, Channels, use::dot>> || has_planes<bf16_tile<Coder, Channels, use::dot>>)&&simd::expands_bytes> {
 };
 
 template <class Coder, int Channels, class Accuracy, int M>
-struct mix_kernel<bf16_tile<Coder, Channels, use::mix>, Accuracy, M> {
-  using storage = bf16_tile<Coder, Channels, use::mix>;
-  using plain = mix_kernel<raw_form<storage>, Accuracy, M>;
-
-  static void run(std::byte const* tile, float const* weights, int stride, float* sums) {
-    alignas(64) std::byte raw[raw_form<storage>::bytes];
-    expand_tile<storage>(tile, raw);
-    plain::run(raw, weights, stride, sums);
-  }
-};
+struct mix_kernel<bf16_tile<Coder, Channels, use::mix>, Accuracy, M> : mix_by_groups<bf16_tile<Coder, Channels, use::mix>, Accuracy, M> {};
 
 }  // namespace PITH_ISA
 }  // namespace pith

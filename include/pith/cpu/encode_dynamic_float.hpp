@@ -15,8 +15,12 @@ namespace pith {
 inline namespace PITH_ISA {
 
 template <class Tile>
-inline constexpr bool encodes_windows = has_windows<Tile>&& simd::expands_bytes&& Tile::used_for ==
-                                        use::dot&& divide_up(Tile::packed, Tile::sample_step) * 2 < 256;
+inline constexpr bool encodes_windows = [] {
+  if constexpr (has_windows<Tile> && simd::expands_bytes && Tile::used_for == use::dot)
+    return divide_up(Tile::packed, Tile::sample_step) * 2 < 256;
+  else
+    return false;
+}();
 
 template <class Tile>
 requires encodes_windows<Tile>

@@ -2,6 +2,7 @@
 // The CPU's encode and decode of tiles, where kv_cache and engines find them.
 #pragma once
 
+#include "pith/cpu/bitmap_sparse_kernels.hpp"
 #include "pith/cpu/decode.hpp"
 #include "pith/cpu/encode.hpp"
 #include "pith/cpu/encode_dynamic_float.hpp"
@@ -24,35 +25,38 @@ struct tile_engine<cpu, Tile> {
 template <variable_tile Tile>
 struct tile_engine<cpu, Tile> : scalar_tile_engine<Tile> {};
 
-template <class Coder, int Channels, use Use>
-struct tile_engine<cpu, bf16_tile<Coder, Channels, Use>> : scalar_tile_engine<bf16_tile<Coder, Channels, Use>> {
-  using tile = bf16_tile<Coder, Channels, Use>;
+template <variable_tile Tile>
+  requires in_groups<Tile>
+struct tile_engine<cpu, Tile> : scalar_tile_engine<Tile> {
+  using scalar = typename Tile::scalar;
 
   template <dynamic_scalar T>
   static std::int64_t encode(T const* rows, std::int64_t row_stride, std::byte* out, std::byte* tail) noexcept {
-    if constexpr (std::is_same_v<T, bf16> && encodes_windows<tile>)
-      return window_encoder<tile>::run(rows, row_stride, out, tail);
+    if constexpr (std::is_same_v<T, scalar> && encodes_windows<Tile>)
+      return window_encoder<Tile>::run(rows, row_stride, out, tail);
+    else if constexpr (std::is_same_v<T, scalar> && has_bitmap<Tile> && simd::expands_halves)
+      return encode_bitmap<Tile>(rows, row_stride, out, tail);
     else
-      return scalar_tile_engine<tile>::encode(rows, row_stride, out, tail);
+      return scalar_tile_engine<Tile>::encode(rows, row_stride, out, tail);
   }
   template <dynamic_scalar T>
   static void decode(std::byte const* in, T* rows, std::int64_t row_stride) noexcept {
-    alignas(64) std::byte raw[raw_form<tile>::bytes];
-    expand_tile<tile>(in, raw);
-    if constexpr (!std::is_same_v<T, bf16>)
-      decode_kernel<raw_form<tile>>::run(raw, rows, row_stride);
+    alignas(64) std::byte raw[raw_form<Tile>::bytes];
+    expand_tile<Tile>(in, raw, ask_nothing{});
+    if constexpr (!std::is_same_v<T, scalar>)
+      decode_kernel<raw_form<Tile>>::run(raw, rows, row_stride);
     else  // bit for bit: NaNs that signal do so still
       copy_rows(raw, rows, row_stride);
   }
 
  private:
-  static void copy_rows(std::byte const* raw, bf16* rows, std::int64_t row_stride) noexcept {
-    if constexpr (Use == use::dot && std::endian::native == std::endian::little)
-      simd::transpose<Channels / 2, 32>(raw, 128, reinterpret_cast<std::byte*>(rows), 2 * row_stride);
+  static void copy_rows(std::byte const* raw, scalar* rows, std::int64_t row_stride) noexcept {
+    if constexpr (Tile::used_for == use::dot && std::endian::native == std::endian::little)
+      simd::transpose<Tile::channels / 2, 32>(raw, 128, reinterpret_cast<std::byte*>(rows), 2 * row_stride);
     else
       for (int t = 0; t < 32; ++t)
-        for (int c = 0; c < Channels; ++c)
-          rows[t * row_stride + c] = bf16{static_cast<std::uint16_t>(raw_form<tile>::layout::get(raw, t, c))};
+        for (int c = 0; c < Tile::channels; ++c)
+          rows[t * row_stride + c] = scalar{static_cast<std::uint16_t>(raw_form<Tile>::layout::get(raw, t, c))};
   }
 };
 
