@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "pith/codec/bitmap_sparse.hpp"
 #include "pith/codec/block_float.hpp"
 #include "pith/codec/float8.hpp"
 #include "pith/codec/hadamard.hpp"
@@ -24,6 +25,7 @@
 // expect 16: float8<T, Group>: Group says who shares a scale. Fix: per_token<64>, or float8<T> for no scale.
 // expect 17: float8<T, Group, Scale>: Scale is bf16, f16, float or e8m0. Fix: bf16.
 // expect 18: per_channel<G>: a group spans G tokens of a page.
+// expect 19: bitmap_sparse<T>: T is bf16 or f16. Fix: bf16.
 template <class Codec, int Channels = 64, int PageTokens = 64>
 void round_trip(float* rows, std::byte* bytes) {
   using tile = typename Codec::template bind<Channels, PageTokens, pith::use::dot>;
@@ -68,6 +70,8 @@ void use(float* rows, std::byte* bytes) {
   round_trip<pith::float8<pith::e5m2, pith::per_token<32>, pith::e4m3>>(rows, bytes);
 #elif PITH_WRONG == 18
   round_trip<pith::float8<pith::e4m3, pith::per_channel<128>>>(rows, bytes);
+#elif PITH_WRONG == 19
+  round_trip<pith::bitmap_sparse<float>>(rows, bytes);
 #else
   round_trip<pith::pipe<pith::hadamard<64>, pith::int4<pith::per_token<64>>>>(rows, bytes);
   round_trip<pith::int2<pith::per_channel<128>>, 80, 128>(rows, bytes);

@@ -23,11 +23,14 @@ inline constexpr bool has_bitmap<bitmap_sparse_tile<T, Channels, Use>> = true;
 template <class T, int Channels, use Use>
 inline constexpr bool in_groups<bitmap_sparse_tile<T, Channels, Use>> = true;
 
+// Both streams are asked for, far ahead: numbers alone 4096 bytes ahead made a product from memory 1.6 times as fast (1024 ahead: 1.25),
+// and the bitmap another 5 %.
 struct bitmap_source {
   std::byte const *bits, *next;
 
   PITH_INLINE void operator()(int, simd::u32v (&words)[simd::group_words]) {
-    simd::prefetch(next + 1024);
+    simd::prefetch(next + 4096);
+    simd::prefetch(bits + 1024);
     next = simd::expand_halves(load_le<std::uint64_t>(bits), next, words);
     bits += 8;
   }
