@@ -3,8 +3,7 @@
 //
 //   bitmap_sparse<bf16>, <f16>      1.06 + 16 d bits a number, where a share d of them is not zero: 9.06 of half-pruned weights
 //
-// layout  the raw tile of the same numbers with the zeros squeezed out: number k of it is the k-th 16-bit half of word_layout<16>, whose
-// words
+// layout  the raw tile of the same numbers with the zeros squeezed out: number k is the k-th 16-bit half of word_layout<16>, whose words
 //         come in groups of 32 lanes, 64 numbers. dot: lane = token, a group is 2 channels. mix: lane = channel of 32, a group is 2 tokens
 // bytes   | tail_place, 12 | 52 zero | bit k % 8 of byte k / 8: number k is stored, 4 bytes a channel |
 //         and a tail: the stored numbers in their order, 2 bytes each

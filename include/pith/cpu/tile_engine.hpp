@@ -26,7 +26,7 @@ template <variable_tile Tile>
 struct tile_engine<cpu, Tile> : scalar_tile_engine<Tile> {};
 
 template <variable_tile Tile>
-  requires in_groups<Tile>
+requires in_groups<Tile>
 struct tile_engine<cpu, Tile> : scalar_tile_engine<Tile> {
   using scalar = typename Tile::scalar;
 

@@ -2,27 +2,24 @@
 // Reads a GGUF file, version 2 or 3, that the caller has read or mapped: checks every claim of its header, copies no tensor and no text.
 //
 //   magic "GGUF", u32 version, u64 tensors, u64 metadata entries
-//   each entry    string key, u32 value_type, value        a string is u64 length and its bytes; an array u32 value_type, u64 length,
-//   elements each tensor   string name, u32 axes, u64 extents, the fastest axis first, u32 type, u64 offset data          from the next
-//   multiple of the alignment on (u32 "general.alignment", 32 if absent); offsets count from here
+//   each entry    string key, u32 value_type, value
+//   each tensor   string name, u32 axes, u64 extents, the fastest axis first, u32 type, u64 offset
+//   string        u64 length, its bytes                 array   u32 value_type, u64 length, elements
+//   data          from the next multiple of u32 "general.alignment" (32 if absent) on; offsets count from here
 //
-// errors  truncated       the file ends before what is stated does; `at` is the length, count or offset that reaches further, or the field
-// itself
-//         bad_format      another magic, an empty or too long key, a boolean that is neither 0 nor 1, a key or name twice, overlap; an
-//         alignment
-//                         that is no u32 or no power of two
+// errors  truncated       what is stated does not fit the file; `at` is the length, count or offset that says so, or the field that is cut
+//         bad_format      another magic, an empty or too long key, a boolean that is neither 0 nor 1, a key or name twice, overlap,
+//                         an alignment that is no u32 or no power of two
 //         misaligned      an offset that is no multiple of the alignment
 //         shape_mismatch  a row that is no whole number of blocks
 //         out_of_range    an extent, or the product of all, that does not fit 63 bits
-//         unsupported     another version (files of the other byte order have one), a value type or tensor type that is not listed, more
-//         than 4
-//                         axes, arrays more than 8 deep
+//         unsupported     another version (files of the other byte order have one), a value type or tensor type that is not listed,
+//                         more than 4 axes, arrays more than 8 deep
 //         `at` is the byte of the file where the wrong field or tensor entry begins
 // cost    O(header), n log n in tensors and entries; memory is a small multiple of the header's bytes, whatever the counts say
 // from    https://github.com/ggml-org/ggml, docs/gguf.md
-// differs from ggml: tensors may lie in any order, with gaps; names may be long; arrays may hold arrays, as the text above says. Text is
-// not
-//         checked to be UTF-8, padding not to be zero
+// differs from ggml: tensors may lie in any order, with gaps; names may be long; arrays may hold arrays, as the text above says.
+//         Text is not checked to be UTF-8, padding not to be zero
 #pragma once
 
 #include <algorithm>

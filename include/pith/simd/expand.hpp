@@ -20,7 +20,8 @@ PITH_INLINE std::size_t halves_bytes(Bits bits) {
   return std::size_t{2} * static_cast<unsigned>(std::popcount(bits));
 }
 
-#if defined(__AVX512VBMI2__) && defined(__AVX512BW__) && !defined(PITH_NO_SIMD)
+#if defined(__AVX512VBMI__) && defined(__AVX512VBMI2__) && defined(__GFNI__) && \
+    !defined(PITH_NO_SIMD)  // as expands_bytes: one name of PITH_ISA
 inline constexpr bool expands_halves = true;
 
 // Returns where the next numbers are. 64 bytes behind the last may be read.
@@ -68,7 +69,13 @@ PITH_INLINE std::byte const* expand_halves(std::uint64_t bits, std::byte const* 
                                 _mm_load_si128(reinterpret_cast<__m128i const*>(expansions[here].data())));
     from += halves_bytes(here);
   }
-  PITH_UNROLL for (int v = 0; v < group_words; ++v) words[v] = u32v(_mm256_set_m128i(eight[2 * v + 1], eight[2 * v]));
+  auto const sixteen = [&](int i) { return _mm256_set_m128i(eight[i + 1], eight[i]); };
+#if defined(__AVX512F__)
+  PITH_UNROLL for (int v = 0; v < group_words; ++v) words[v] =
+      u32v(_mm512_inserti64x4(_mm512_castsi256_si512(sixteen(4 * v)), sixteen(4 * v + 2), 1));
+#else
+  PITH_UNROLL for (int v = 0; v < group_words; ++v) words[v] = u32v(sixteen(2 * v));
+#endif
   return from;
 }
 #else
