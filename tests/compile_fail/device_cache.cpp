@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pith/cache/kv_cache.hpp"
+#include "pith/codec/dynamic_float.hpp"
 #include "pith/codec/integer.hpp"
 #include "pith/codec/outliers.hpp"
 #include "pith/codec/permute.hpp"
@@ -15,6 +16,7 @@
 // expect 6: this codec has no device form. Fix: raw, int2 to int8,
 // refuse 7: evict
 // expect 8: make<Recipe>(shape): the composition runs on<cuda>.
+// expect 9: this codec has no device form. Fix: raw, int2 to int8,
 using namespace pith;
 
 // What a stream and its memory look like from the host.
@@ -36,6 +38,7 @@ struct on_device : kv_cache<head_dim<64>, keys<four_bits>, values<four_bits>, on
 struct with_positions : kv_cache<head_dim<64>, keys<four_bits>, values<four_bits>, side<positions>, on<cuda>> {};
 struct permuted : kv_cache<head_dim<64>, keys<pith::pipe<permute, four_bits>>, values<four_bits>, on<cuda>> {};
 struct summed : kv_cache<head_dim<64>, keys<sum<outliers<both_ends<1>, per_token<>, leave::mean>, four_bits>>, values<four_bits>, on<cuda>> {};
+struct lossless : kv_cache<head_dim<64>, keys<four_bits>, values<dynamic_float<bf16>>, on<cuda>> {};
 struct evictable : kv_cache<head_dim<64>, keys<four_bits>, values<four_bits>, side<liveness>, on<cuda>> {};
 
 template <class Recipe>
@@ -64,6 +67,8 @@ auto wrong() { return make_on_device<summed>(); }
 auto wrong(device_cache<on_device, environment>& cache) { return cache.evict(environment{}, {}, 0, 0, {}); }
 #elif PITH_WRONG == 8
 auto wrong() { return make<permuted>({.bytes = 1 << 20}, calibration<permuted::page>{}); }
+#elif PITH_WRONG == 9
+auto wrong() { return make_on_device<lossless>(); }
 #else
 auto right_host() { return make<plain>({.bytes = 1 << 20}); }
 auto right() { return make_on_device<on_device>(); }

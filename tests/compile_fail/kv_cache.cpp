@@ -35,7 +35,8 @@
 // expect 26: kv_cache<...>: no backend is included. Fix: #include "pith/cpu/attention.hpp".
 // expect 27: last<N>: a query sees its own token raw, so N is at least 1. Fix: last<32>.
 // expect 28: per_channel<G>: a group spans G tokens of a page.
-// expect 29: keys<C>, values<C>: a page's tiles have one size, and C's have not. Fix: raw<bf16>.
+// expect 29: pipe<T, C>: C has a variable rate. Fix: C alone,
+// expect 30: keys<C>, values<C>: C takes heads of a multiple of 32 channels. Fix: pad the head, or raw<bf16>.
 using namespace pith;
 using codec_type = int4<per_token<16>>;
 
@@ -96,7 +97,9 @@ struct recipe : kv_cache<head_dim<64>, keys<codec_type>, values<codec_type>, raw
 #elif PITH_WRONG == 28
 struct recipe : kv_cache<head_dim<64>, keys<pith::pipe<hadamard<64>, int4<per_channel<64>>>>, values<codec_type>, pages<paged<96>>> {};
 #elif PITH_WRONG == 29
-struct recipe : kv_cache<head_dim<64>, keys<dynamic_float<bf16>>, values<codec_type>> {};
+struct recipe : kv_cache<head_dim<64>, keys<pith::pipe<hadamard<64>, dynamic_float<bf16>>>, values<codec_type>> {};
+#elif PITH_WRONG == 30
+struct recipe : kv_cache<head_dim<80>, keys<dynamic_float<bf16>>, values<codec_type>> {};
 #else
 struct recipe : kv_cache<values<codec_type>, raw<last<32, 64>, first<4>>, side<bias, liveness>, keys<pith::pipe<hadamard<16>, codec_type>>,
                          head_dim<80, 64>, pages<paged<128>>, accuracy<exact_accuracy>> {};

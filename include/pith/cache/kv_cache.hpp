@@ -87,7 +87,7 @@ class cache : cache_writer<Recipe> {
   // With side<positions>, `at` gives each token's position, ascending; without it positions are token numbers and `at` is empty.
   //
   // errors  stale_handle, out_of_range (layer, positions), shape_mismatch, not_finite (nan_policy::reject; `at` is the token),
-  //         capacity_exceeded (pages or max_tokens; nothing was added)
+  //         capacity_exceeded (pages, their tails, or max_tokens; nothing was added)
   template <class K, class V>
   status append(sequence of, int layer, tensor_view<K, 3> k, tensor_view<V, 3> v, std::span<std::int64_t const> at = {}) {
     if (status const ok = check_append(of, layer, k, v, at); !ok) return ok;
@@ -100,7 +100,9 @@ class cache : cache_writer<Recipe> {
   status check_append(sequence of, int layer, tensor_view<K, 3> k, tensor_view<V, 3> v, std::span<std::int64_t const> at = {}) const {
     return this->check_chunk(of, layer, k, v, at);
   }
-  // Takes the pages that `tokens` more tokens of a layer will need: appending that many then cannot fail for want of them.
+  // Takes the pages that `tokens` more tokens of a layer will need, and for codecs of variable rate room for the longest tails: appending
+  // that many then cannot fail for want of them.
+  //
   // errors  stale_handle, out_of_range, capacity_exceeded (nothing was taken)
   status reserve_tokens(sequence of, int layer, std::int64_t tokens) {
     if (status const ok = this->check_reserve(of, layer, tokens); !ok) return ok;
@@ -164,6 +166,7 @@ class cache : cache_writer<Recipe> {
       std::int64_t const slots = store_.layer(of.index, l).slots;
       for (std::int64_t slot = kept; slot < slots; ++slot) this->repeat_position(of.index, l, slot, kept - 1);
       for (int h = 0; h < store_.shape.kv_heads; ++h) {
+        this->drop_cut_tails(of.index, l, h);
         if constexpr (Recipe::nan == nan_policy::propagate) this->clear_rows(of.index, l, h, kept, before.slots);
         for (std::int64_t slot = kept; slot < slots; ++slot) this->repeat_row(of.index, l, h, slot, kept - 1);
         for (std::int64_t slot = kept; slot < slots; ++slot) this->reset_side(of.index, l, h, slot);

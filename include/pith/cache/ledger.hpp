@@ -4,7 +4,8 @@
 //
 // Where bytes must follow the books, the call takes a function that moves them:
 //
-//   copy(page, to, from)             reserve: page `page` of a table moves to block `to`; from is no_block if it had been given back: zeros
+//   copy(head, page, to, from)       reserve: page `page` of a table moves to block `to`; from is no_block if it had been given back: zeros
+//   ready(keys, values)              reserve: the pages are there for so many slots to be sealed
 //   cut(layer, before, kept)         truncate: the layer had the state `before`; its slots from `kept` on are gone or dead
 #pragma once
 
@@ -175,8 +176,8 @@ class cache_ledger {
 
   // Makes sure that `count` more tokens of a layer can be stored: pages for every head, and a page of its own to write into where a fork
   // shares it. All or nothing, but that pages once copied stay copied.
-  template <class Copy>
-  status reserve(std::int64_t index, int layer, std::int64_t count, Copy&& copy) {
+  template <class Copy, class Ready>
+  status reserve(std::int64_t index, int layer, std::int64_t count, Copy&& copy, Ready&& ready) {
     layer_state const& state = store_.layer(index, layer);
     std::int64_t const end = state.slots + count - Recipe::first_tokens;
     std::int64_t const sealed = std::max(state.sealed_keys, state.sealed_values);
@@ -186,17 +187,19 @@ class cache_ledger {
     std::int64_t const writes_from = std::min(state.sealed_keys, state.sealed_values) / page::tokens;
     std::int64_t const pages_before = divide_up(sealed, page::tokens), pages_after = divide_up(std::max(keys, values), page::tokens);
     std::int64_t const held = store_.table_of(index, layer, 0).pages;  // all heads of a layer have as many
-    for (int h = 0; h < store_.shape.kv_heads; ++h) {
+    status ok;
+    for (int h = 0; ok && h < store_.shape.kv_heads; ++h) {
       table& of = store_.table_of(index, layer, h);
-      status ok;
       for (std::int64_t p = writes_from; ok && p < std::min(pages_after, held); ++p)
-        ok = own_page(of, p, [&](std::int64_t at, block_id to, block_id from) { copy(h, at, to, from); });
+        ok = own_page(of, p, [&](std::int64_t at, block_id to, block_id from) { return copy(h, at, to, from); });
       while (ok && pages_after > of.pages) ok = add_page(of);
-      if (ok) continue;
-      for (int back = 0; back <= h; ++back) store_.runs->truncate(store_.table_of(index, layer, back), *store_.page_pool, held);
-      return {errc::capacity_exceeded, (pages_after - pages_before) * store_.shape.kv_heads};
     }
-    return {};
+    if (!ok)
+      ok = {errc::capacity_exceeded, (pages_after - pages_before) * store_.shape.kv_heads};
+    else if (ok = ready(keys, values); ok)
+      return {};
+    for (int h = 0; h < store_.shape.kv_heads; ++h) store_.runs->truncate(store_.table_of(index, layer, h), *store_.page_pool, held);
+    return ok;
   }
 
   status add_page(table& to) {
@@ -220,7 +223,11 @@ class cache_ledger {
         store_.runs->clear(own, *store_.page_pool);
         return ok;
       }
-    for (std::int64_t at = p; at < of.pages; ++at) copy(at, store_.runs->block(own, at), store_.runs->block(of, at));
+    for (std::int64_t at = p; at < of.pages; ++at)
+      if (status const ok = copy(at, store_.runs->block(own, at), store_.runs->block(of, at)); !ok) {
+        store_.runs->clear(own, *store_.page_pool);
+        return ok;
+      }
     store_.runs->clear(of, *store_.page_pool);
     of = own;
     return {};

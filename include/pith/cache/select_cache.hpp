@@ -354,7 +354,8 @@ class select_cache {
       shapes[At].query_heads = group();
       using page = typename recipe<At>::page;
       spare -= cache_storage<recipe<At>>::fixed_bytes(shapes[At]);
-      weight[At] = served[At] * static_cast<double>(page::bytes) / page::tokens * (by_row_ && shares > 0 ? wanted.share[At] / shares : 1.0);
+      weight[At] =
+          served[At] * static_cast<double>(page::expected_bytes) / page::tokens * (by_row_ && shares > 0 ? wanted.share[At] / shares : 1.0);
       weights += weight[At];
     };
     (plan.template operator()<I>(), ...);

@@ -9,12 +9,14 @@
 //   per layer   8,8,8,8,8 tokens, slots, sealed key slots, sealed value slots, holes;  16 per hole: begin, end
 //               8 per slot: position                         if the composition has side<positions>
 //     per head  the raw block;  8 per 64 slots: liveness;  4 per slot: bias (both as far as the composition has them)
-//       per page  1: 0 if it was given back, then nothing; or 1, then its bytes
+//       per page  1: 0 if it was given back, then nothing; or 1, then its bytes; of a codec of variable rate with distances of
+//                 zero, and the tails of the sealed tiles behind it, keys' first
 //   8   fingerprint of all bytes before it
 //
 // Bytes of pages and raw blocks that hold nothing of the sequence are zero, so that nothing of another one is ever saved.
-// A reader refuses: another identity (wrong_format), other counts (shape_mismatch), a bad magic, fingerprint, count or range (bad_format, at its
-// byte), a short or long span (truncated, bad_format). Raw rows and tiles may hold any bytes: decoding never fails.
+// A reader refuses: another identity (wrong_format), other counts (shape_mismatch), a bad magic, fingerprint, count or range (bad_format,
+// at its byte), a short or long span (truncated, bad_format). Raw rows and tiles may hold any bytes: decoding never fails. Tiles with tails
+// are checked (bad_format, at the tile).
 #pragma once
 
 #include <algorithm>
@@ -149,14 +151,30 @@ struct snapshot {
     }
   }
 
+  // Of `slots` sealed slots those that lie in page p.
+  static int sealed_in(std::int64_t slots, std::int64_t p) {
+    return static_cast<int>(std::clamp<std::int64_t>(slots - p * page::tokens, 0, page::tokens));
+  }
   template <class Out>
   static void put_page(layer_state const& state, std::int64_t p, std::byte const* from, Out& out) {
-    auto const sealed = [&](std::int64_t slots) { return static_cast<int>(std::clamp<std::int64_t>(slots - p * page::tokens, 0, page::tokens)); };
-    std::int64_t const keys = page::key_tile_at(sealed(state.sealed_keys)), values = page::value_tile_at(sealed(state.sealed_values)) - page::values_at;
-    out.copy(from, keys);
-    out.zeros(page::values_at - keys);
-    out.copy(from + page::values_at, values);
-    out.zeros(page::bytes - page::values_at - values);
+    int const keys = sealed_in(state.sealed_keys, p), values = sealed_in(state.sealed_values, p);
+    put_tiles<typename page::key_tile>(from, keys, page::values_at, out);
+    put_tiles<typename page::value_tile>(from + page::values_at, values, page::bytes - page::values_at, out);
+    page::for_each_tailed_tile(from, {0, keys}, {0, values},
+                               [&]<class Tile>(std::byte const* tile) { out.copy(tail_place::tail(tile), tail_place::of(tile).bytes); });
+  }
+  // The tiles of the first `sealed` tokens, then zeros up to `bytes`.
+  template <class Tile, class Out>
+  static void put_tiles(std::byte const* from, int sealed, std::int64_t bytes, Out& out) {
+    std::int64_t const used = sealed / Tile::tokens * Tile::bytes;
+    if constexpr (variable_tile<Tile>)
+      for (std::int64_t at = 0; at < used; at += Tile::bytes) {
+        out.number(0);  // the distance
+        out.copy(from + at + 8, Tile::bytes - 8);
+      }
+    else
+      out.copy(from, used);
+    out.zeros(bytes - used);
   }
   template <class Out>
   static void put_raw(layer_state const& state, std::byte const* from, Out& out) {
@@ -190,6 +208,29 @@ struct snapshot {
       before = s.holes[i].end;
     }
     return s.tokens + dead == s.slots;
+  }
+
+  // A page that was just added, from its packed form and the tails behind it.
+  template <class Pool>
+  static status read_tails(Pool& pool, block_id block, layer_state const& state, std::int64_t p, std::byte const* packed, std::int64_t at,
+                           reader& in) {
+    pool.copy_fixed(block, packed);
+    std::byte* const own = pool.address(block);
+    status done;
+    page::for_each_tailed_tile(own, {0, sealed_in(state.sealed_keys, p)}, {0, sealed_in(state.sealed_values, p)},
+                               [&]<class Tile>(std::byte* tile) {
+                                 if (!done) return;
+                                 std::byte const* const its_packed = packed + (tile - own);
+                                 std::int64_t const bytes = tail_place::of(its_packed).bytes;
+                                 std::byte const* const tail = in.take(bytes);
+                                 if (tail == nullptr)
+                                   done = in.missing();
+                                 else if (!Tile::check(its_packed, tail))
+                                   done = {errc::bad_format, at + (tile - own)};
+                                 else
+                                   done = pool.add_tail(tile, tail, bytes);
+                               });
+    return done;
   }
 
   template <class AddPage>
@@ -233,14 +274,19 @@ struct snapshot {
       table& pages = store.table_of(sequence, l, h);
       for (std::int64_t p = 0; p < pages_of(state); ++p) {
         auto const kept = in.template number<std::uint8_t>();
+        std::int64_t const packed_at = in.at;
         std::byte const* const packed = kept == 1 ? in.take(page::bytes) : nullptr;
         if (!in.enough) return in.missing();
         if (kept > 1 || (kept == 0 && !Recipe::has_liveness)) return {errc::bad_format, in.at - 1};
         if (status const ok = add_page(pages); !ok) return ok;
-        if (kept == 1)
-          std::memcpy(store.page_pool->address(store.runs->block(pages, p)), packed, static_cast<std::size_t>(page::bytes));
-        else
+        block_id const block = store.runs->block(pages, p);
+        if (kept == 0)
           static_cast<void>(store.runs->drop(pages, *store.page_pool, p));
+        else if constexpr (page::has_tails) {
+          if (status const ok = read_tails(*store.page_pool, block, state, p, packed, packed_at, in); !ok) return ok;
+        } else {
+          std::memcpy(store.page_pool->address(block), packed, static_cast<std::size_t>(page::bytes));
+        }
       }
     }
     store.layer(sequence, l) = state;

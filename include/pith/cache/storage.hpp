@@ -3,6 +3,7 @@
 //
 //   arena  | raw blocks | chunk buffers | positions | liveness bits | biases | pages ... |
 //
+// Pages of a codec of variable rate share their part of the arena with the tails of their tiles (tailed_pool.hpp).
 // Everything is obtained at set-up. A sequence takes a raw block for each (layer, KV head) when it is opened and pages as tokens arrive.
 #pragma once
 
@@ -15,6 +16,7 @@
 
 #include "pith/cache/raw_segments.hpp"
 #include "pith/cache/sequence.hpp"
+#include "pith/cache/tailed_pool.hpp"
 #include "pith/codec/calibration.hpp"
 #include "pith/page/arena.hpp"
 #include "pith/page/pool.hpp"
@@ -32,6 +34,16 @@ struct cache_shape {
   int max_chunk = 128;          // most tokens of one prefill()
 };
 
+template <class Page>
+struct page_pool_type {
+  using type = block_pool;
+};
+template <class Page>
+  requires(Page::has_tails)
+struct page_pool_type<Page> {
+  using type = tailed_pool<Page>;
+};
+
 template <class Recipe>
 struct cache_storage {
   using page = typename Recipe::page;
@@ -39,7 +51,8 @@ struct cache_storage {
 
   cache_shape shape;
   std::optional<heap_arena> owned;
-  std::optional<block_pool> raw_pool, page_pool;
+  std::optional<block_pool> raw_pool;
+  std::optional<typename page_pool_type<page>::type> page_pool;
   std::optional<run_store> runs;
   std::byte* chunks = nullptr;
   std::int64_t* position = nullptr;    // [sequence][layer][slot]
@@ -104,7 +117,8 @@ struct cache_storage {
 
   // errors  shape_mismatch     a count that is not positive, or query heads that are no multiple of the KV heads, or side arrays without
   //         max_tokens
-  //         capacity_exceeded  the bytes do not hold the sequences and one page for each of their heads; `at` is what is missing
+  //         capacity_exceeded  the bytes do not hold the sequences and one page for each of their heads, with the longest tails; `at` is
+  //                           what is missing
   //         out_of_memory
   //         bad_calibration    a state that is wrong; `at` is layer * kv_heads + head. shape_mismatch: not one for each
   // Of `memory` only addresses are computed: it may be a device's.
@@ -138,13 +152,19 @@ struct cache_storage {
     if (status s = carve(sizes.positions, position); !s) return s;
     if (status s = carve(sizes.live, live_bits); !s) return s;
     if (status s = carve(sizes.biases, biases); !s) return s;
-    std::int64_t const blocks = (cursor.remaining_bytes() - 64) / page::bytes;
+    std::int64_t const room = cursor.remaining_bytes() - 64, blocks = room / page::bytes;
     std::byte* page_memory = nullptr;
-    if (blocks < heads_total()) return {errc::capacity_exceeded, heads_total() * page::bytes - cursor.remaining_bytes() + 64};
-    if (status s = carve(blocks * page::bytes, page_memory); !s) return s;
+    if (std::int64_t const least = heads_total() * (page::bytes + page::tails_bound); room < least)
+      return {errc::capacity_exceeded, least - room};
+    if (status s = carve(page::has_tails ? room / 64 * 64 : blocks * page::bytes, page_memory); !s) return s;
 
     auto raw_made = block_pool::make(raw_memory, segments::bytes, all_heads);
-    auto pages_made = block_pool::make(page_memory, page::bytes, blocks);
+    auto pages_made = [&] {
+      if constexpr (page::has_tails)
+        return tailed_pool<page>::make(page_memory, room);
+      else
+        return block_pool::make(page_memory, page::bytes, blocks);
+    }();
     auto runs_made = run_store::make(blocks / 4 + 2 * all_heads + 8);
     if (!raw_made) return raw_made.error();
     if (!pages_made) return pages_made.error();

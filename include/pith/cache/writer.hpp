@@ -35,6 +35,7 @@ class cache_writer : public cache_ledger<Recipe> {
   using typename base::page;
   using typename base::segments;
   using base::store_;
+  using page_pool = typename page_pool_type<page>::type;
 
   template <class K, class V>
   status check_chunk(sequence of, int layer, tensor_view<K, 3> k, tensor_view<V, 3> v, std::span<std::int64_t const> at) const {
@@ -85,13 +86,58 @@ class cache_writer : public cache_ledger<Recipe> {
   using value_row = raw_row<Recipe::value_channels>;
 
   status reserve(std::int64_t index, int layer, std::int64_t count) {
-    return base::reserve(index, layer, count, [&](int, std::int64_t, block_id to, block_id from) {
-      std::byte* const own = store_.page_pool->address(to);
-      if (from != no_block)
-        std::memcpy(own, store_.page_pool->address(from), static_cast<std::size_t>(page::bytes));
-      else
-        std::memset(own, 0, static_cast<std::size_t>(page::bytes));
+    auto const copy = [&](int, [[maybe_unused]] std::int64_t at, block_id to, block_id from) -> status {
+      if constexpr (page::has_tails) {
+        layer_state const& state = store_.layer(index, layer);
+        return store_.page_pool->copy(to, from, sealed_in(state.sealed_keys, at), sealed_in(state.sealed_values, at));
+      } else {
+        std::byte* const own = store_.page_pool->address(to);
+        if (from != no_block)
+          std::memcpy(own, store_.page_pool->address(from), static_cast<std::size_t>(page::bytes));
+        else
+          std::memset(own, 0, static_cast<std::size_t>(page::bytes));
+        return {};
+      }
+    };
+    return base::reserve(index, layer, count, copy,
+                         [&]([[maybe_unused]] std::int64_t keys, [[maybe_unused]] std::int64_t values) -> status {
+                           if constexpr (page::has_tails)
+                             return reserve_tails(index, layer, keys, values);
+                           else
+                             return {};
+                         });
+  }
+
+  // Of `sealed` slots those that lie in page `at`.
+  static int sealed_in(std::int64_t sealed, std::int64_t at) {
+    return static_cast<int>(std::clamp<std::int64_t>(sealed - at * page::tokens, 0, page::tokens));
+  }
+
+  // Room for the longest tail in each tile that is to be sealed up to these slots, in the order in which they are: all or nothing.
+  status reserve_tails(std::int64_t index, int layer, std::int64_t keys, std::int64_t values) {
+    auto& pool = *store_.page_pool;
+    typename page_pool::rooms rooms(pool);
+    status done;
+    each_tailed_tile(index, layer, keys, values, [&]<class Tile>(std::byte* tile) {
+      if (done && !pool.template has_room<Tile>(tile)) done = rooms.add(Tile::tail_bound);
     });
+    if (!done) return done;
+    each_tailed_tile(index, layer, keys, values, [&]<class Tile>(std::byte* tile) {
+      if (!pool.template has_room<Tile>(tile)) rooms.give(tile);
+    });
+    return {};
+  }
+  template <class F>
+  void each_tailed_tile(std::int64_t index, int layer, std::int64_t keys, std::int64_t values, F&& f) {
+    layer_state const& state = store_.layer(index, layer);
+    using range = typename page::token_range;
+    for (std::int64_t slot = std::min(state.sealed_keys, state.sealed_values); slot < std::max(keys, values); slot += page::tile_tokens) {
+      int const from = static_cast<int>(slot % page::tokens), to = from + page::tile_tokens;
+      range const nothing{0, 0}, of_keys = slot >= state.sealed_keys && slot < keys ? range{from, to} : nothing,
+                                 of_values = slot >= state.sealed_values && slot < values ? range{from, to} : nothing;
+      for (int h = 0; h < store_.shape.kv_heads; ++h) page::for_each_tailed_tile(page_of(index, layer, h, slot), of_keys, nothing, f);
+      for (int h = 0; h < store_.shape.kv_heads; ++h) page::for_each_tailed_tile(page_of(index, layer, h, slot), nothing, of_values, f);
+    }
   }
 
   // A chunk's rows into the raw tiles that its own queries read.
@@ -170,15 +216,32 @@ class cache_writer : public cache_ledger<Recipe> {
   }
   // Staged slots [slot, slot + Tile::tokens) into one tile, through bf16 rows.
   template <class Raw, class Tile>
-  static void seal(std::byte* (*raw_tile_of)(std::byte*, std::int64_t), std::byte* raw, std::int64_t slot, std::byte* out,
-                   [[maybe_unused]] state_of<Tile> const& calibrated) {
+  void seal(std::byte* (*raw_tile_of)(std::byte*, std::int64_t), std::byte* raw, std::int64_t slot, std::byte* out,
+            [[maybe_unused]] state_of<Tile> const& calibrated) {
     alignas(64) bf16 rows[Tile::tokens * Tile::channels];
     for (int t = 0; t < Tile::tokens; t += block_tokens)
       tile_engine<backend, Raw>::decode(raw_tile_of(raw, slot + t), rows + t * Tile::channels, Tile::channels);
-    if constexpr (is_calibrated<Tile>)
+    if constexpr (variable_tile<Tile>)
+      store_.page_pool->template seal<Tile>(
+          out, [&](std::byte* tile, std::byte* tail) { return tile_engine<backend, Tile>::encode(rows, Tile::channels, tile, tail); });
+    else if constexpr (is_calibrated<Tile>)
       tile_engine<backend, Tile>::encode(rows, Tile::channels, out, calibrated);
     else
       tile_engine<backend, Tile>::encode(rows, Tile::channels, out);
+  }
+
+  // Gives back what the tiles of a head own that a cut has left unsealed, in its last page; not where a fork shares it.
+  void drop_cut_tails([[maybe_unused]] std::int64_t index, [[maybe_unused]] int layer, [[maybe_unused]] int head) {
+    if constexpr (page::has_tails) {
+      layer_state const& state = store_.layer(index, layer);
+      table const& of = store_.table_of(index, layer, head);
+      std::int64_t const last = of.pages - 1;
+      if (last < 0 || !store_.runs->is_exclusive(of, last)) return;
+      block_id const block = store_.runs->block(of, last);
+      if (block == no_block) return;
+      store_.page_pool->drop_tails(store_.page_pool->address(block), {sealed_in(state.sealed_keys, last), page::tokens},
+                                   {sealed_in(state.sealed_values, last), page::tokens});
+    }
   }
 
   // A dead slot has the position of the last living one before it, so that positions go on from there.

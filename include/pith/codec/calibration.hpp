@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <span>
 
-#include "pith/codec/concept.hpp"
+#include "pith/codec/variable_rate.hpp"
 #include "pith/core/rounding.hpp"
 
 namespace pith {
@@ -80,10 +80,15 @@ std::uint64_t tile_identity(state_of<Tile> const& state) noexcept {
     random = random * 1664525u + 1013904223u;
     x = div_rn(above, static_cast<float>((random >> 20) + 64));
   }
-  encode_tile<Tile>(rows, bytes, state);
   fingerprint all;
   all.add(static_cast<std::uint64_t>(Tile::tokens));
   all.add(static_cast<std::uint64_t>(Tile::channels));
+  if constexpr (variable_tile<Tile>) {
+    std::byte tail[Tile::tail_bound + tail_padding];
+    all.add_bytes(tail, Tile::encode(rows, bytes, tail));
+  } else {
+    encode_tile<Tile>(rows, bytes, state);
+  }
   all.add_bytes(bytes, Tile::bytes);
   state.digest(all);
   return all.value();

@@ -3,7 +3,8 @@
 //
 //   | key tile 0 | key tile 1 | ... | value tile 0 | value tile 1 | ... |
 //
-// The two codecs may cut the page into tiles of different lengths; a tile holds `tokens` tokens.
+// The two codecs may cut the page into tiles of different lengths; a tile holds `tokens` tokens. Of a codec of variable rate these are the
+// tiles' fixed parts; the tails lie wherever their places say (variable_rate.hpp).
 #pragma once
 
 #include "pith/codec/calibration.hpp"
@@ -24,6 +25,11 @@ consteval bool check_page() {
   } else if constexpr (!tokens_fit) {
     static_assert(tokens_fit, "[pith] paged<N>: a page holds whole blocks of 32 tokens. Fix: paged<64>.");
     return false;
+  } else if constexpr ((!bindable<Keys, KeyChannels, PageTokens, use::dot> && bindable<Keys, 64, PageTokens, use::dot>) ||
+                       (!bindable<Values, ValueChannels, PageTokens, use::mix> && bindable<Values, 64, PageTokens, use::mix>)) {
+    static_assert(PageTokens < 0,
+                  "[pith] keys<C>, values<C>: C takes heads of a multiple of 32 channels. Fix: pad the head, or raw<bf16>.");
+    return false;
   } else if constexpr (!bindable<Keys, KeyChannels, PageTokens, use::dot>) {
     static_assert(PageTokens < 0,
                   "[pith] keys<C>: C is not a codec. Fix: raw<bf16>, int8<per_token<64>>, int4<per_channel<32>>, pipe<hadamard<64>, C>.");
@@ -31,10 +37,6 @@ consteval bool check_page() {
   } else if constexpr (!bindable<Values, ValueChannels, PageTokens, use::mix>) {
     static_assert(PageTokens < 0,
                   "[pith] values<C>: C is not a codec. Fix: raw<bf16>, int8<per_token<64>>, int4<per_token<64>>, pipe<hadamard<64>, C>.");
-    return false;
-  } else if constexpr (has_variable_rate<Keys, KeyChannels, PageTokens, use::dot> ||
-                       has_variable_rate<Values, ValueChannels, PageTokens, use::mix>) {
-    static_assert(PageTokens < 0, "[pith] keys<C>, values<C>: a page's tiles have one size, and C's have not. Fix: raw<bf16>.");
     return false;
   } else {
     constexpr int k = Keys::template bind<KeyChannels, PageTokens, use::dot>::tokens,
@@ -57,6 +59,12 @@ consteval bool check_page() {
     }
   }
 }
+
+// The most that a tile's tail takes, in whole lines; 0 if it has none.
+template <class Tile>
+inline constexpr std::int64_t line_tail_bound = 0;
+template <variable_tile Tile>
+inline constexpr std::int64_t line_tail_bound<Tile> = round_up(Tile::tail_bound, 64);
 
 // The tiles of a page, or stand-ins where check_page has spoken.
 template <bool Right, class Keys, class Values, int KeyChannels, int ValueChannels, int PageTokens>
@@ -88,9 +96,28 @@ struct kv_page {
   // The longer tile: keys and values are sealed in units of it.
   static constexpr int tile_tokens = key_tile::tokens > value_tile::tokens ? key_tile::tokens : value_tile::tokens;
 
+  // What the tails of a page's tiles take, as extents of whole lines: all of them at most, and about what to expect.
+  static constexpr bool has_tails = variable_tile<key_tile> || variable_tile<value_tile>;
+  static constexpr std::int64_t tails_bound =
+      PageTokens / key_tile::tokens * line_tail_bound<key_tile> + PageTokens / value_tile::tokens * line_tail_bound<value_tile>;
+  static constexpr std::int64_t expected_bytes = bytes + tails_bound / 4;
+
   PITH_HD static constexpr std::int64_t key_tile_at(int token) noexcept { return token / key_tile::tokens * key_tile::bytes; }
   PITH_HD static constexpr std::int64_t value_tile_at(int token) noexcept {
     return values_at + token / value_tile::tokens * value_tile::bytes;
+  }
+
+  // f.operator()<Tile>(place of the tile) for the tiles of variable rate that begin with tokens [keys.from, keys.to), [values.from,
+  // values.to); keys first.
+  struct token_range {
+    int from, to;
+  };
+  template <class Byte, class F>
+  static void for_each_tailed_tile(Byte* page, token_range of_keys, token_range of_values, F&& f) {
+    if constexpr (variable_tile<key_tile>)
+      for (int t = of_keys.from; t < of_keys.to; t += key_tile::tokens) f.template operator()<key_tile>(page + key_tile_at(t));
+    if constexpr (variable_tile<value_tile>)
+      for (int t = of_values.from; t < of_values.to; t += value_tile::tokens) f.template operator()<value_tile>(page + value_tile_at(t));
   }
 };
 

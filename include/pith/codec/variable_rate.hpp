@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a codec of variable rate is: its tile has a part of fixed size and a tail that takes as many bytes as the numbers need.
 //
-//   fixed part   Tile::bytes, a multiple of 64. It begins with a tail_place: how far behind its first byte the tail lies, and how long that is
-//   tail         up to Tile::tail_bound bytes, anywhere behind; a reader may look at tail_padding bytes more
+//   fixed part   Tile::bytes, a multiple of 64. It begins with a tail_place: how far from its first byte the tail lies, and how long that is
+//   tail         up to Tile::tail_bound bytes, anywhere; a reader may look at tail_padding bytes more
 //
-// A container puts fixed parts where it puts other tiles, tails behind one another, and sets the place: so a pointer to the fixed part is all
+// A container puts fixed parts where it puts other tiles, tails where it likes, and sets the place: so a pointer to the fixed part is all
 // that a kernel needs. There is no state: whatever depends on the numbers is in the tile.
 //
 // Rule V1  encode writes `bytes` bytes and the tail's, at most tail_bound, and returns how many; the place's distance stays 0.

@@ -165,10 +165,14 @@ class cache_bytes : public cache_ledger<Recipe> {
     for (std::size_t i = 0; i < which.size(); ++i) {
       std::int64_t const index = which[i].index;
       held_[i] = store_.table_of(index, layer, 0).pages;
-      status const ok = this->reserve(index, layer, counts[i], [&](int head, std::int64_t at, block_id to, block_id from) {
-        all.copy(store_.page_pool->address(to), from == no_block ? nullptr : store_.page_pool->address(from), page::bytes);
-        all.tables.add({device_.table_of(index, layer, head) + at, to.value, 1});
-      });
+      status const ok = this->reserve(
+          index, layer, counts[i],
+          [&](int head, std::int64_t at, block_id to, block_id from) {
+            all.copy(store_.page_pool->address(to), from == no_block ? nullptr : store_.page_pool->address(from), page::bytes);
+            all.tables.add({device_.table_of(index, layer, head) + at, to.value, 1});
+            return status{};
+          },
+          [](std::int64_t, std::int64_t) { return status{}; });
       for (int h = 0; h < store_.shape.kv_heads; ++h) {
         if (ok) {
           show_pages(all, index, layer, h, held_[i], store_.table_of(index, layer, h).pages);

@@ -7,6 +7,10 @@
 //
 // Slots behind a sequence's last token, up to the end of their tile, are multiplied by a weight of 0: they must decode to finite numbers,
 // as zeros do and as every tile of a saturating codec does that was encoded whole.
+//
+// Of a codec of variable rate a page holds the tiles' fixed parts. A tile's tail lies where its tail_place says, relative to the tile, in
+// any memory of the caller's, with tail_padding readable bytes behind it; whoever moves a page sets the distances again. Tiles are not
+// checked here: those that others made must have passed Tile::check.
 #pragma once
 
 #include <cstddef>

@@ -18,6 +18,7 @@
 #pragma once
 
 #include <atomic>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -42,6 +43,12 @@ struct table {
 };
 static_assert(std::is_trivially_copyable_v<table> && sizeof(table) == 16);
 
+// Where blocks go back to: a block_pool, or one whose blocks own more than their bytes.
+template <class P>
+concept block_source = requires(P& pool, block_id id) {
+  { pool.release(id) } noexcept -> std::same_as<status>;
+};
+
 // The runs of any number of tables, all of whose blocks come from one pool: every call takes the same one.
 // Threads: different tables may be used at the same time, forks of each other included; one table has one writer.
 class run_store {
@@ -65,7 +72,8 @@ class run_store {
   // Adds a page that lives in `block`, which the table owns from then on.
   //
   // errors  capacity_exceeded  a new run is needed and none is free; `at` is 1, nothing was changed and the block stays the caller's
-  status append(table& to, block_pool& pool, block_id block) noexcept {
+  template <block_source Pool>
+  status append(table& to, Pool& pool, block_id block) noexcept {
     if (to.tail == no_run || to.used == run_blocks || is_shared(to.tail)) {
       std::uint32_t const fresh = obtain();
       if (fresh == no_run) return {errc::capacity_exceeded, 1};
@@ -94,7 +102,8 @@ class run_store {
 
   // Keeps the first `pages` pages; a table that has no more is left as it is.
   // cost  the runs given up, and their blocks where no fork holds them
-  void truncate(table& from, block_pool& pool, std::int64_t pages) noexcept {
+  template <block_source Pool>
+  void truncate(table& from, Pool& pool, std::int64_t pages) noexcept {
     PITH_EXPECTS(pages >= 0);
     if (pages >= from.pages) return;
     if (pages <= 0) return clear(from, pool);
@@ -106,7 +115,8 @@ class run_store {
   }
 
   // Gives up every page: the table is {} afterwards.
-  void clear(table& from, block_pool& pool) noexcept {
+  template <block_source Pool>
+  void clear(table& from, Pool& pool) noexcept {
     if (from.tail != no_run) release(from.tail, pool);
     from = {};
   }
@@ -116,7 +126,8 @@ class run_store {
   // errors  out_of_range  page is not in [0, pages); `at` is page
   //         unsupported   a fork shares the page's run or one after it; `at` is page and nothing was changed
   // cost    the runs after the page
-  status drop(table& from, block_pool& pool, std::int64_t page) noexcept {
+  template <block_source Pool>
+  status drop(table& from, Pool& pool, std::int64_t page) noexcept {
     if (page < 0 || page >= from.pages) return {errc::out_of_range, page};
     std::uint32_t id = from.tail;
     while (!is_shared(id) && at(id).first_page > page) id = at(id).previous;
@@ -190,7 +201,8 @@ class run_store {
   void retain(std::uint32_t id) noexcept { at(id).references.fetch_add(1, std::memory_order_relaxed); }
 
   // Gives up one reference, and with the last one the run's blocks and its reference to the run before it, and so on.
-  void release(std::uint32_t id, block_pool& pool) noexcept {
+  template <block_source Pool>
+  void release(std::uint32_t id, Pool& pool) noexcept {
     while (id != no_run && at(id).references.fetch_sub(1, std::memory_order_acq_rel) == 1) {
       trim(id, 0, pool);
       std::lock_guard const lock(mutex_);
@@ -202,12 +214,14 @@ class run_store {
   }
 
   // Releases the blocks of an unshared run from entry `used` on.
-  void trim(std::uint32_t id, std::int32_t used, block_pool& pool) noexcept {
+  template <block_source Pool>
+  void trim(std::uint32_t id, std::int32_t used, Pool& pool) noexcept {
     run& r = at(id);
     while (r.count > used) give_back(r.ids[--r.count], pool);
   }
 
-  static void give_back(block_id block, block_pool& pool) noexcept {
+  template <block_source Pool>
+  static void give_back(block_id block, Pool& pool) noexcept {
     if (block == no_block) return;
     [[maybe_unused]] status const released = pool.release(block);
     PITH_EXPECTS(released.code == errc::ok);  // else another pool's block, or one that the caller released
