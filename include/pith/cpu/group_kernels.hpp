@@ -36,7 +36,11 @@ struct dot_by_groups {
   using over_raw = dot_kernel<raw_form<storage>, Accuracy, M>;
   using query = typename over_raw::query;
 
-  static void prepare(float const* q, query& out) { over_raw::prepare(q, out); }
+  template <class... Scale>
+    requires(requires(float const* q, query& out, Scale... scale) { over_raw::prepare(q, out, scale...); })
+  static void prepare(float const* q, query& out, Scale... scale) {
+    over_raw::prepare(q, out, scale...);
+  }
 
   template <class Ask = ask_nothing>
   static void run(std::byte const* tile, query const& q, float* scores, int stride, [[maybe_unused]] Ask ask = {}) {
@@ -57,9 +61,10 @@ template <class Tile, class Accuracy, int M>
 struct mix_by_groups {
   using storage = Tile;
 
-  static void run(std::byte const* tile, float const* weights, int stride, float* sums) {
+  template <class Ask = ask_nothing>
+  static void run(std::byte const* tile, float const* weights, int stride, float* sums, Ask ask = {}) {
     alignas(64) std::byte raw[raw_form<storage>::bytes];
-    expand_tile<storage>(tile, raw, ask_nothing{});
+    expand_tile<storage>(tile, raw, ask);
     mix_kernel<raw_form<storage>, Accuracy, M>::run(raw, weights, stride, sums);
   }
 };
