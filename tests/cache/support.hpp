@@ -166,6 +166,20 @@ struct sequence_image {
   friend bool operator==(sequence_image const&, sequence_image const&) = default;
 };
 
+// What a tile holds, wherever its tail lies: all bytes but the distance, and the tail.
+template <class Tile>
+void add_tile(std::byte const* tile, std::string& to) {
+  auto const add = [&](std::byte const* from, int64_t size) {
+    to.append(reinterpret_cast<char const*>(from), static_cast<std::size_t>(size));
+  };
+  if constexpr (pith::variable_tile<Tile>) {
+    add(tile + 8, Tile::bytes - 8);
+    add(pith::tail_place::tail(tile), pith::tail_place::of(tile).bytes);
+  } else {
+    add(tile, Tile::bytes);
+  }
+}
+
 // The bytes of the sealed tiles of the first `keys` and `values` slots after the raw first ones; all of them by default.
 template <class Recipe>
 std::string sealed_bytes(pith::cache<Recipe> const& cache, pith::sequence of, int64_t keys = 1ll << 60, int64_t values = 1ll << 60) {
@@ -174,17 +188,17 @@ std::string sealed_bytes(pith::cache<Recipe> const& cache, pith::sequence of, in
   for (int layer = 0; layer < cache.shape().layers; ++layer)
     for (int head = 0; head < cache.shape().kv_heads; ++head) {
       pith::layer_state const& state = cache.memory().layer(of.index, layer);
-      auto const add = [&](int64_t slot, int64_t at, int64_t size) {
+      auto const add = [&]<class Tile>(int64_t slot, int64_t at) {
         pith::block_id const block = page_of(cache, of, layer, head, slot);
         if (block == pith::no_block)
           bytes += "given back";
         else
-          bytes.append(reinterpret_cast<char const*>(cache.memory().page_pool->address(block) + at), static_cast<std::size_t>(size));
+          add_tile<Tile>(cache.memory().page_pool->address(block) + at, bytes);
       };
       for (int64_t slot = 0; slot < std::min(keys, state.sealed_keys); slot += page::key_tile::tokens)
-        add(slot, page::key_tile_at(static_cast<int>(slot % page::tokens)), page::key_tile::bytes);
+        add.template operator()<typename page::key_tile>(slot, page::key_tile_at(static_cast<int>(slot % page::tokens)));
       for (int64_t slot = 0; slot < std::min(values, state.sealed_values); slot += page::value_tile::tokens)
-        add(slot, page::value_tile_at(static_cast<int>(slot % page::tokens)), page::value_tile::bytes);
+        add.template operator()<typename page::value_tile>(slot, page::value_tile_at(static_cast<int>(slot % page::tokens)));
     }
   return bytes;
 }
