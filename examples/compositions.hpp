@@ -55,6 +55,7 @@ template <class Visit>
 void for_each_plain_cache(Visit const& visit) {
   using namespace pith::recipes;
   visit(choice{"bf16", "f32", "bf16", "bf16"}, one_recipe<bf16_cache>{});
+  visit(choice{"bf16, lossless", "f32", "dynamic_float<bf16>", "dynamic_float<bf16>"}, one_recipe<lossless_cache<64>>{});
   visit(choice{"int8 per token", "f32", "int8 per_token<64>", "int8 per_token<64>"}, one_recipe<int8_cache<64>>{});
   visit(choice{"int8 per token, exact", "f32", "int8 per_token<64>", "int8 per_token<64>"}, one_recipe<int8_cache_exact<64>>{});
   visit(choice{"int8 per channel", "f32", "int8 per_channel<32>", "int8 per_token<32>"}, one_recipe<int8_per_channel<64>>{});

@@ -7,6 +7,7 @@
 
 #include "pith/cache/slots.hpp"
 #include "pith/codec/block_float.hpp"
+#include "pith/codec/dynamic_float.hpp"
 #include "pith/codec/float8.hpp"
 #include "pith/codec/hadamard.hpp"
 #include "pith/codec/integer.hpp"
@@ -17,6 +18,16 @@ namespace pith::recipes {
 // The baseline: 16-bit floats in pages.
 template <int HeadDim>
 struct bf16_cache : kv_cache<head_dim<HeadDim>, keys<pith::raw<bf16>>, values<pith::raw<bf16>>, pith::raw<last<32>>> {};
+
+// Keys and values without loss: every bit of the bf16 numbers, exponents coded. Coder: exponent_window, or exponent_planes: smaller, slower.
+//
+// from     Heilper and Singer, Lossless Compression of Neural Network Components: Weights, Checkpoints, and K/V Caches in Low-Precision
+//          Formats, 2025 (exponents of K/V caches, coded apart from the mantissas)
+// differs  tiles of 32 tokens that attention reads as they are; codes of one or two bits and escapes instead of Huffman's; a start for each
+//          token of keys and for 32 channels of values
+template <int HeadDim, class Coder = exponent_window>
+struct lossless_cache
+    : kv_cache<head_dim<HeadDim>, keys<dynamic_float<bf16, Coder>>, values<dynamic_float<bf16, Coder>>, pith::raw<last<32>>> {};
 
 // Keys and values quantized per token: one scale and zero for each token and head.
 template <int HeadDim, int Bits, class Accuracy = integer_accuracy, int Group = (HeadDim < 64 ? HeadDim : 64)>
