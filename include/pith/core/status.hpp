@@ -26,6 +26,8 @@ enum class errc : std::uint8_t {
   unsupported,        // a combination that was not compiled or does not exist
   out_of_memory,      // the arena could not be obtained
   device_error,       // the device's runtime refused a call, or work on it failed; `at` is the runtime's own number of the error
+  damaged,            // bytes whose checksum is not the stored one; `at` is the first of them
+  io_error,           // the system refused a read or a write; `at` is its number of the error
 };
 
 PITH_HD constexpr char const* message(errc code) noexcept {
@@ -44,6 +46,8 @@ PITH_HD constexpr char const* message(errc code) noexcept {
     case errc::unsupported: return "unsupported";
     case errc::out_of_memory: return "out of memory";
     case errc::device_error: return "device error";
+    case errc::damaged: return "damaged: the checksum is another";
+    case errc::io_error: return "input or output error";
   }
   return "unknown";
 }
