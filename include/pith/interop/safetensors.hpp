@@ -2,8 +2,9 @@
 // Reads a safetensors file that the caller has read or mapped: checks every claim of the header, copies no tensor.
 //
 //   bytes 0..7        n, the header's length, unsigned, little-endian, at most 100,000,000
-//   bytes 8..8+n      JSON: {"name": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [begin, end]}, ..., "__metadata__": {"key": "text"}}
-//   bytes 8+n..       data; a tensor's bytes are [begin, end) counted from here; tensors fill the data exactly: no overlap, no hole
+//   bytes 8..8+n      JSON: {"name": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [begin, end]}, ..., "__metadata__": {"key":
+//   "text"}} bytes 8+n..       data; a tensor's bytes are [begin, end) counted from here; tensors fill the data exactly: no overlap, no
+//   hole
 //
 // errors  truncated        the file ends before the length, the header or the last tensor does
 //         bad_format       not JSON, a wrong type or key, a name or key twice, overlap, hole, bytes after the last tensor
@@ -12,6 +13,7 @@
 //         unsupported      a header over 100 MB, an unknown dtype, more than 8 axes
 //         `at` is a byte of the file: where the wrong item ends, or where the entry ends whose figures disagree
 // cost    O(header), n log n in tensors; memory is bounded by a small multiple of the header
+// files   larger than memory: read_index takes the header and the file's length alone, and gives where each tensor lies
 // from    https://github.com/huggingface/safetensors, "Format"
 // differs keys other than the three named are refused
 //
@@ -52,7 +54,7 @@ struct tensor {
 };
 
 struct file {
-  std::vector<tensor> tensors;                                 // by name
+  std::vector<tensor> tensors;                                // by name
   std::vector<std::pair<std::string, std::string>> metadata;  // as written
 
   tensor const* find(std::string_view name) const noexcept {
@@ -67,20 +69,35 @@ struct file {
   }
 };
 
-namespace detail {
-
 inline constexpr std::int64_t longest_header = 100'000'000;
-inline constexpr std::size_t most_axes = 8;
+
+// Where a tensor's bytes are, as the header says.
+struct place {
+  std::string name, type;  // type as it is written; of one that this reader does not know, bytes and shape have not been compared
+  std::vector<std::int64_t> shape;
+  std::int64_t begin = 0, end = 0;  // bytes of the file
+};
+
+struct index {
+  std::vector<place> tensors;                                 // by name
+  std::vector<std::pair<std::string, std::string>> metadata;  // as written
+  std::int64_t data_at = 0, end = 0;                          // bytes of the file where tensors begin, 8 + n, and end
+};
+inline constexpr std::int64_t any_length = std::numeric_limits<std::int64_t>::max();
 
 inline bool parse_dtype(std::string_view text, dtype& type) noexcept {
   constexpr std::pair<std::string_view, dtype> names[] = {
-      {"BOOL", dtype::boolean}, {"U8", dtype::u8},   {"I8", dtype::i8},     {"F8_E4M3", dtype::f8_e4m3}, {"F8_E5M2", dtype::f8_e5m2},
-      {"U16", dtype::u16},      {"I16", dtype::i16}, {"F16", dtype::f16},   {"BF16", dtype::bf16},       {"U32", dtype::u32},
-      {"I32", dtype::i32},      {"F32", dtype::f32}, {"U64", dtype::u64},   {"I64", dtype::i64},         {"F64", dtype::f64}};
+      {"BOOL", dtype::boolean}, {"U8", dtype::u8},   {"I8", dtype::i8},   {"F8_E4M3", dtype::f8_e4m3}, {"F8_E5M2", dtype::f8_e5m2},
+      {"U16", dtype::u16},      {"I16", dtype::i16}, {"F16", dtype::f16}, {"BF16", dtype::bf16},       {"U32", dtype::u32},
+      {"I32", dtype::i32},      {"F32", dtype::f32}, {"U64", dtype::u64}, {"I64", dtype::i64},         {"F64", dtype::f64}};
   for (auto const& [name, value] : names)
     if (name == text) return type = value, true;
   return false;
 }
+
+namespace detail {
+
+inline constexpr std::size_t most_axes = 8;
 
 // A pointer that tells how far the parser has read, because the parser's events do not.
 struct cursor {
@@ -232,15 +249,17 @@ inline bool bytes_of(dtype type, std::vector<std::uint64_t> const& shape, std::u
 
 }  // namespace detail
 
-// The file's tensors, as views of `bytes`, or what is wrong with it.
-inline result<file> read(std::span<std::byte const> bytes) {
-  std::int64_t const total = static_cast<std::int64_t>(bytes.size());
+// Of a file of `total` bytes (any_length: as many as the header says) that begins with `head`: at least its header, in whole.
+//
+// unknown_types  whether tensors of an unknown dtype are let through, or are errc::unsupported
+inline result<index> read_index(std::span<std::byte const> head, std::int64_t total, bool unknown_types = false) {
   if (total < 8) return status{errc::truncated, total};
-  std::uint64_t const stated = load_le<std::uint64_t>(bytes.data());
-  if (stated > static_cast<std::uint64_t>(detail::longest_header)) return status{errc::unsupported, 0};
+  std::uint64_t const stated = load_le<std::uint64_t>(head.data());
+  if (stated > static_cast<std::uint64_t>(longest_header)) return status{errc::unsupported, 0};
   if (stated > static_cast<std::uint64_t>(total - 8)) return status{errc::truncated, total};
+  PITH_EXPECTS(head.size() >= 8 + stated);
 
-  char const* const first = reinterpret_cast<char const*>(bytes.data()) + 8;
+  char const* const first = reinterpret_cast<char const*>(head.data()) + 8;
   char const* reached = first;
   if (stated == 0 || *first != '{') return status{errc::bad_format, 8};
   detail::header_events events(first, &reached);
@@ -248,24 +267,27 @@ inline result<file> read(std::span<std::byte const> bytes) {
                                                 nlohmann::json::input_format_t::json, /*strict=*/true);
   if (!parsed || !events.failure) return events.failure ? status{errc::bad_format, events.position()} : events.failure;
 
-  std::span<std::byte const> const data = bytes.subspan(8 + static_cast<std::size_t>(stated));
+  index out;
+  out.data_at = 8 + static_cast<std::int64_t>(stated);
+  std::uint64_t const data_bytes = static_cast<std::uint64_t>(total - out.data_at);
   std::vector<detail::entry>& entries = events.entries;
-  file out;
   std::sort(entries.begin(), entries.end(),
             [](detail::entry const& a, detail::entry const& b) { return a.name != b.name ? a.name < b.name : a.at < b.at; });
   for (std::size_t i = 0; i < entries.size(); ++i) {
     detail::entry const& e = entries[i];
-    tensor t;
-    t.name = e.name;
+    dtype type = dtype::u8;
     std::uint64_t wanted = 0;
     if (i > 0 && e.name == entries[i - 1].name) return status{errc::bad_format, e.at};
-    if (!detail::parse_dtype(e.type, t.type)) return status{errc::unsupported, e.at};
-    if (!detail::bytes_of(t.type, e.shape, wanted) || e.offsets[0] > e.offsets[1]) return status{errc::out_of_range, e.at};
-    if (e.offsets[1] > data.size()) return status{errc::truncated, e.at};
-    if (wanted != e.offsets[1] - e.offsets[0]) return status{errc::shape_mismatch, e.at};
-    t.shape.assign(e.shape.begin(), e.shape.end());
-    t.bytes = data.subspan(e.offsets[0], wanted);
-    out.tensors.push_back(std::move(t));
+    bool const known = parse_dtype(e.type, type);
+    if (!known && !unknown_types) return status{errc::unsupported, e.at};
+    if (!detail::bytes_of(type, e.shape, wanted) || e.offsets[0] > e.offsets[1]) return status{errc::out_of_range, e.at};
+    if (e.offsets[1] > data_bytes) return status{errc::truncated, e.at};
+    if (known && wanted != e.offsets[1] - e.offsets[0]) return status{errc::shape_mismatch, e.at};
+    out.tensors.push_back({e.name,
+                           e.type,
+                           {e.shape.begin(), e.shape.end()},
+                           out.data_at + static_cast<std::int64_t>(e.offsets[0]),
+                           out.data_at + static_cast<std::int64_t>(e.offsets[1])});
   }
 
   std::sort(entries.begin(), entries.end(), [](detail::entry const& a, detail::entry const& b) { return a.offsets < b.offsets; });
@@ -274,14 +296,33 @@ inline result<file> read(std::span<std::byte const> bytes) {
     if (e.offsets[0] != filled) return status{errc::bad_format, e.at};  // below: overlap; above: a hole
     filled = e.offsets[1];
   }
-  if (filled != data.size()) return status{errc::bad_format, 8 + static_cast<std::int64_t>(stated + filled)};
+  out.end = out.data_at + static_cast<std::int64_t>(filled);
+  if (total != any_length && out.end != total) return status{errc::bad_format, out.end};
 
   std::vector<std::size_t> order(events.metadata.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return events.metadata[a].first < events.metadata[b].first; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return events.metadata[a].first < events.metadata[b].first; });
   for (std::size_t i = 1; i < order.size(); ++i)
-    if (events.metadata[order[i]].first == events.metadata[order[i - 1]].first) return status{errc::bad_format, events.metadata_at[order[i]]};
+    if (events.metadata[order[i]].first == events.metadata[order[i - 1]].first)
+      return status{errc::bad_format, events.metadata_at[order[i]]};
   out.metadata = std::move(events.metadata);
+  return out;
+}
+
+// The file's tensors, as views of `bytes`, or what is wrong with it.
+inline result<file> read(std::span<std::byte const> bytes) {
+  auto described = read_index(bytes, static_cast<std::int64_t>(bytes.size()));
+  if (!described) return described.error();
+  file out;
+  for (place& p : described.value().tensors) {
+    tensor& t = out.tensors.emplace_back();
+    parse_dtype(p.type, t.type);
+    t.name = std::move(p.name);
+    t.shape = std::move(p.shape);
+    t.bytes = bytes.subspan(static_cast<std::size_t>(p.begin), static_cast<std::size_t>(p.end - p.begin));
+  }
+  out.metadata = std::move(described.value().metadata);
   return out;
 }
 
