@@ -34,6 +34,8 @@ find_package(Threads REQUIRED)
 find_package(Eigen3 QUIET CONFIG)
 find_package(nlohmann_json QUIET CONFIG)
 find_package(CLI11 QUIET CONFIG)
+find_path(PITH_XXHASH_INCLUDE_DIR xxhash.h DOC "Folder that holds xxhash.h; its functions are compiled with the programs that use them")
+mark_as_advanced(PITH_XXHASH_INCLUDE_DIR)
 
 # PITH_SOURCE_DIR lets a program find the files that lie in the repository, wherever it is started.
 add_library(pith_program INTERFACE)
@@ -50,6 +52,10 @@ foreach(package Eigen3::Eigen nlohmann_json::nlohmann_json CLI11::CLI11)
     target_link_libraries(pith_program INTERFACE ${package})
   endif()
 endforeach()
+
+if(PITH_XXHASH_INCLUDE_DIR)
+  target_include_directories(pith_program SYSTEM INTERFACE ${PITH_XXHASH_INCLUDE_DIR})
+endif()
 
 # What this machine cannot run is written down, for the summary of tests/run.sh.
 set(PITH_NOT_RUN_FILE ${PROJECT_BINARY_DIR}/not_run.txt)
