@@ -104,7 +104,7 @@ struct temporary {
 
 }  // namespace
 
-int bench(std::string file, double gigabytes, std::string const& folder, options const& with, threads const& run) {
+int bench(std::string file, double gigabytes, std::string const& folder, options const& with, threads& run) {
   std::string const stem = folder + "/pith-bench-" + std::to_string(::getpid());
   temporary const made{file.empty() ? stem + ".safetensors" : ""}, packed{stem + ".packed.safetensors"}, back{stem + ".back.safetensors"};
   if (file.empty()) make_model(file = made.path, gigabytes, with.quiet);

@@ -23,11 +23,11 @@ struct totals {
 // they are.
 inline constexpr std::int64_t run_bytes_wanted = 2 << 20, row_block_limit = 64 << 20;
 
-totals compress_file(std::string const& from, std::string const& to, options const& with, threads const& run);
-totals decompress_file(std::string const& from, std::string const& to, options const& with, threads const& run);
+totals compress_file(std::string const& from, std::string const& to, options const& with, threads& run);
+totals decompress_file(std::string const& from, std::string const& to, options const& with, threads& run);
 
 // Every damaged block is a line on stderr, up to twenty. `decode`: the codes are read, too.
-totals verify_file(std::string const& path, bool decode, options const& with, threads const& run);
+totals verify_file(std::string const& path, bool decode, options const& with, threads& run);
 totals inspect_file(std::string const& path);
 
 // The files of a model: one, or those that an index names. Given a file, a "*.index.json", or a folder that has one or model.safetensors.
@@ -39,6 +39,6 @@ model_files find_files(std::string const& path);
 // Every tensor that the index names is in the file that it names.
 void check_index(model_files const& files, std::string const& folder);
 
-int bench(std::string file, double gigabytes, std::string const& folder, options const& with, threads const& run);
+int bench(std::string file, double gigabytes, std::string const& folder, options const& with, threads& run);
 
 }  // namespace tool

@@ -29,7 +29,7 @@ std::string shape_of(std::vector<std::int64_t> const& shape) {
 }
 
 // One tensor's codes, run by run, into numbers that are thrown away.
-void decode(input_file const& in, entry const& e, threads const& run) {
+void decode(input_file const& in, entry const& e, threads& run) {
   pith::container::packing const& p = *e.packed;
   codec const* const with = p.version == 1 && p.use == "dot" ? find_codec(p.codec, p.panel) : nullptr;
   if (with == nullptr) throw failure(not_supported, in.path() + ": tensor " + e.name + ": no codec " + p.codec);
@@ -49,7 +49,7 @@ void decode(input_file const& in, entry const& e, threads const& run) {
 
 }  // namespace
 
-totals verify_file(std::string const& path, bool decoding, options const& with, threads const& run) {
+totals verify_file(std::string const& path, bool decoding, options const& with, threads& run) {
   input_file const in(path);
   index const file = opened(in);
   totals sums{std::ssize(file.tensors), 0, in.size(), in.size()};
@@ -70,7 +70,9 @@ totals verify_file(std::string const& path, bool decoding, options const& with, 
         std::lock_guard const lock(one_at_a_time);
         damage.emplace(ok.at,
                        "tensor " + e.name + ": " + pith::message(ok.code) + ", at byte " + std::to_string(ok.at) +
-                           (ok.code == pith::errc::damaged ? ", in a block of " + std::to_string(std::ssize(memory)) + " bytes" : ""));
+                           (ok.code == pith::errc::damaged
+                                ? " or in the " + std::to_string(std::min(file.block_bytes, e.at + e.bytes - ok.at) - 1) + " behind it"
+                                : ""));
       }
     });
     if (decoding && e.packed && damage.empty()) decode(in, e, run);
@@ -94,7 +96,7 @@ totals inspect_file(std::string const& path) {
   for (entry const& e : file.tensors) order.push_back(&e), widest = std::max(widest, e.name.size());
   std::ranges::sort(order, {}, [](entry const* e) { return e->at; });
   std::printf("%s: %lld tensors, blocks of %lld bytes, %s\n", path.c_str(), static_cast<long long>(std::ssize(order)),
-              static_cast<long long>(file.block_bytes), file.original ? "comes back byte for byte" : "comes back tensor by tensor");
+              static_cast<long long>(file.block_bytes), file.original ? "with the header from before" : "without the header from before");
   std::printf("%-*s %-8s %-16s %12s %13s %6s  %s\n", static_cast<int>(widest), "tensor", "type", "shape", "at byte", "bytes", "ratio",
               "codec");
   for (entry const* e : order) {

@@ -7,13 +7,15 @@
 //   pith inspect     packed.safetensors
 //   pith bench       [--gigabytes 3]                           a model of made-up weights, there and back
 //
-// A folder, or a model.safetensors.index.json, stands for all files of a model; then the output is a folder. Files appear whole or not at
-// all. exit     0 done; 1 a file is damaged or not valid, the message says which tensor and byte; 2 the command line; 3 reading or writing
-// failed (disk
-//          full); 4 valid, but not known here: codec, version; 128 + n: ended by signal n. 1 to 4 leave no output behind
-// memory   12 MiB and, for each thread, some 8 MiB (rows of more than 64 KiB: 4 times 32 of them, at most 256 MiB), plus a few times the
-// headers
-//          and 8 bytes for each 64 KiB of a file; not the size of a tensor or file
+// A folder, or a model.safetensors.index.json, stands for all files of a model; then the output is a folder. A file appears whole, or not
+// at all, however the program ends.
+//
+// exit     0  done                      3    reading or writing failed, the disk is full
+//          1  damaged or not valid      4    valid, but of a codec or version that is not known here
+//          2  the command line          128 + n   ended by signal n
+//          Messages name the file, the tensor and the byte
+// memory   12 MiB, 8 MiB for each thread (where 32 rows are more than 2 MiB, four times these; they are at most 64 MiB), a few times the
+//          headers, and 8 bytes for each 64 KiB of a file: never a whole tensor
 // format   docs/formats/container.md
 #include <CLI/CLI.hpp>
 
@@ -97,7 +99,7 @@ int run(int argc, char** argv) {
   }
 
   watch_signals();
-  threads const team(count);
+  threads team(count);
   if (*compress)
     convert("compressed", from, to, with, [&](auto const& in, auto const& out) { return compress_file(in, out, with, team); });
   else if (*decompress)

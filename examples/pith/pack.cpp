@@ -43,7 +43,7 @@ plan plan_of(place const& t, std::string_view choice) {
   plan p{&t};
   p.number_bytes = bytes_of(t.type);
   std::int64_t const count = p.bytes() / p.number_bytes;
-  if (count < 4096) return p;  // not worth a header entry
+  if (count < 4096 || choose_codec(choice, t.type, 256) == nullptr) return p;  // not worth a line in the header, or nothing to pack with
   p.columns = 1;
   for (std::size_t axis = t.shape.size(); axis > 0 && p.columns < 64; --axis) p.columns *= t.shape[axis - 1];
   if (p.columns == count && count % 256 == 0) p.columns = 256;
@@ -84,7 +84,7 @@ pith::run_bytes pack_run(plan const& p, std::int64_t first, std::int64_t rows, i
 // Writes one file. Tensors are packed in the order in which they lie; those that are not smaller for it come last, as they are.
 class compression {
  public:
-  compression(input_file const& in, output_file& out, options const& with, threads const& run, progress& shown)
+  compression(input_file const& in, output_file& out, options const& with, threads& run, progress& shown)
       : in_(in), out_(out), with_(with), run_(run), shown_(shown) {
     auto head = pith::container::read_header(in);
     if (!head) fail(in.path(), head.error(), "the header");
@@ -206,7 +206,7 @@ class compression {
   input_file const& in_;
   output_file& out_;
   options const& with_;
-  threads const& run_;
+  threads& run_;
   progress& shown_;
   pith::safetensors::index index_;
   std::string original_;
@@ -240,8 +240,7 @@ std::string new_header(pith::container::index const& file, std::vector<std::int6
 // used.
 class decompression {
  public:
-  decompression(input_file const& in, output_file& out, threads const& run, progress& shown)
-      : in_(in), out_(out), run_(run), shown_(shown) {
+  decompression(input_file const& in, output_file& out, threads& run, progress& shown) : in_(in), out_(out), run_(run), shown_(shown) {
     auto opened = pith::container::open(in);
     if (!opened) fail(in.path(), opened.error());
     file_ = std::move(opened).value();
@@ -353,7 +352,7 @@ class decompression {
 
   input_file const& in_;
   output_file& out_;
-  threads const& run_;
+  threads& run_;
   progress& shown_;
   pith::container::index file_;
   totals totals_;
@@ -361,13 +360,13 @@ class decompression {
 
 }  // namespace
 
-totals compress_file(std::string const& from, std::string const& to, options const& with, threads const& run) {
+totals compress_file(std::string const& from, std::string const& to, options const& with, threads& run) {
   input_file const in(from);
   output_file out(to, with.force);
   progress shown("compress", in.size(), with.quiet);
   return compression(in, out, with, run, shown).run();
 }
-totals decompress_file(std::string const& from, std::string const& to, options const& with, threads const& run) {
+totals decompress_file(std::string const& from, std::string const& to, options const& with, threads& run) {
   input_file const in(from);
   output_file out(to, with.force);
   progress shown("decompress", in.size(), with.quiet);

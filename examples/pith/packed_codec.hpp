@@ -77,8 +77,8 @@ void add_lossless(std::vector<codec>& to, std::string const& scalar, std::string
   (to.push_back(packed_codec<T, pith::dynamic_float<T, Coder>, Panels>::line(name, type, false)), ...);
 }
 
-// A coder with every type. Panels narrower than 256 columns are for the types that weights are shipped in: the next multiple of 256 may be
-// a third more columns than a matrix has, and padding is stored like weights.
+// A coder with every type. Panels narrower than 256 columns are for the types that weights are shipped in: padding is stored like weights,
+// and the next multiple of 256 may be a third more columns than a matrix has.
 template <class Coder, int... Narrow>
 std::vector<codec> lossless_codecs(std::string const& coder) {
   std::vector<codec> all;

@@ -19,8 +19,8 @@
 
 namespace tool {
 
-// An executor of `count` threads, the caller's among them, which sleep between calls. Pieces are taken from the first on, so that a piece
-// may wait for those before it. One call at a time.
+// An executor of `count` threads, the caller's among them, which sleep between calls. Pieces are taken from the first on, so that one may
+// wait for those before it. One call at a time.
 class threads {
  public:
   explicit threads(int count) {
@@ -34,7 +34,7 @@ class threads {
   }
 
   template <class Function>
-  void for_each(std::int64_t pieces, Function&& function) const {
+  void for_each(std::int64_t pieces, Function&& function) {
     std::atomic<std::int64_t> next{0};
     auto const run = [&] {
       for (std::int64_t i; (i = next.fetch_add(1)) < pieces;) function(i);
@@ -48,12 +48,12 @@ class threads {
  private:
   using job = void (*)(void const*);
 
-  void post(job run, void const* of) const {
+  void post(job run, void const* of) {
     std::lock_guard const lock(mutex_);
     job_ = run, of_ = of, busy_ = std::ssize(others_), ++call_;
     changed_.notify_all();
   }
-  void serve() const {
+  void serve() {
     for (std::int64_t served = 0;;) {
       std::unique_lock lock(mutex_);
       changed_.wait(lock, [&] { return call_ != served; });
@@ -66,11 +66,11 @@ class threads {
     }
   }
 
-  mutable std::mutex mutex_;
-  mutable std::condition_variable changed_;
-  mutable std::int64_t call_ = 0, busy_ = 0;
-  mutable job job_ = nullptr;
-  mutable void const* of_ = nullptr;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::int64_t call_ = 0, busy_ = 0;
+  job job_ = nullptr;
+  void const* of_ = nullptr;
   std::vector<std::thread> others_;
 };
 static_assert(pith::executor<threads>);
@@ -87,12 +87,12 @@ inline void stop_if_asked() {
   if (int const signal = caught_signal.load(); signal != 0) throw failure(128 + signal, "interrupted");
 }
 
-// Runs pieces that may throw: the first exception comes out when all threads have stopped. wait(i) in a piece waits for the turn of piece
-// i, pass() gives it on; every piece passes, if it throws too.
+// Runs pieces that may throw: the first exception comes out when all threads have stopped. wait(i) in piece i waits until all before it
+// have passed; a piece that is done, or that throws, has.
 class pipeline {
  public:
   template <class Executor, class Function>
-  void run(Executor const& run, std::int64_t pieces, Function&& function) {
+  void run(Executor& run, std::int64_t pieces, Function&& function) {
     turn_ = 0;
     run.for_each(pieces, [&](std::int64_t i) {
       try {

@@ -7,9 +7,8 @@
 //   sums.add(at, bytes);            every byte once, from any thread
 //   sums.finish(length);            sums.values()[i] is checksum(block i)
 //
-// cost    bytes of whole blocks are summed where they are; a block that comes in pieces is kept until it is whole. Writers that go forwards
-// keep
-//         one block each
+// cost    whole blocks are summed where they are; one that comes in pieces is kept until it is whole: a block for every writer that goes
+//         forwards
 // from    https://github.com/Cyan4973/xxHash, XXH3_64bits, seed 0
 //
 // Optional: the only part of the library that includes <xxhash.h>, whose functions it compiles itself; there is nothing to link.

@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // A file of packed tensors: a safetensors file that says in its metadata how tensors are packed, and ends with checksums of every byte.
 //
-//   header             __metadata__: "pith.format": "1"; "pith.tensor.NAME": how NAME is packed; "pith.original": the header that the
-//   tensors
-//                      had before, if they are to come back as the same file; and what else was there
+//   header             __metadata__: "pith.format": "1"; "pith.tensor.NAME": how NAME is packed; "pith.original": the header that these
+//                      tensors had before, if they are to come back as the same file; and what else was there
 //   packed tensors     U8, one axis, from a multiple of 64 on: a packed_matrix's bytes, zeros to a multiple of 64. They keep their names
 //   other tensors      as they are
-//   "pith.checksums"   U8: | "PITHSUMS" | block bytes B | header bytes | sum of the header | count | sums of all blocks | table bytes |
-//                      file bytes | sum of the table up to here | "PITHEND1" |     64-bit words; a tensor's blocks are B bytes from its
-//                      first on
+//   "pith.checksums"   U8, words of 64 bits: | "PITHSUMS" | block bytes B | header bytes | sum of the header | count | sums of all blocks |
+//                      table bytes | file bytes | sum of the table up to here | "PITHEND1" |. A tensor's blocks are B bytes each, from its
+//                      first byte on; the last one is shorter
 //
 // docs/formats/container.md has every rule. Reading: container_reader.hpp; writing: container_writer.hpp.
 //
 // errors  truncated, unsupported, shape_mismatch, out_of_range   as safetensors.hpp
 //         wrong_format  not such a file
 //         unsupported   another version of the format
-//         damaged       a checksum is another; `at` is 0 (header), or where the table begins
+//         damaged       a checksum is another; `at` is 0 (header), or the place of the table's sum
 //         bad_format    what the format forbids; `at` is a byte: where the tensor begins, of the table's field, 8 for metadata
 // cost    O(header + table)
 #pragma once
@@ -165,7 +164,7 @@ inline std::int64_t word(std::span<std::byte const> table, std::int64_t at) noex
 // The table's own claims; then the header may be trusted as far as its sum goes.
 inline status check_table(std::span<std::byte const> table, std::int64_t table_at) noexcept {
   std::int64_t const size = std::ssize(table), block = word(table, 8);
-  if (load_le<std::uint64_t>(table.data() + size - 16) != checksum(table.first(table.size() - 16))) return {errc::damaged, table_at};
+  if (load_le<std::uint64_t>(table.data() + size - 16) != checksum(table.first(table.size() - 16))) return {errc::damaged, table_at + size - 16};
   if (std::memcmp(table.data(), ending::begin_magic.data(), 8) != 0) return {errc::bad_format, table_at};
   if (block < least_block_bytes || block > most_block_bytes || (block & (block - 1)) != 0) return {errc::bad_format, table_at + 8};
   if (word(table, 32) != (size - ending::words_before - ending::bytes) / 8) return {errc::bad_format, table_at + 32};

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads a file of packed tensors (container.hpp): from memory, or by ranges from anything that has bytes at places, larger than memory or
-// not.
+// Reads a file of packed tensors (container.hpp): from memory, or by ranges from anything that has bytes at places, however large.
 //
 //   container::memory_source const from{mapped};                             or any byte_source
 //   auto const file = container::open(from).value();                         header and checksums are read and checked
@@ -11,8 +10,7 @@
 //
 // errors  open       those of container.hpp, and what the source says
 //         verify     damaged: a block's sum is another, `at` is its first byte in the file; bad_format: padding that is not zero, at its
-//         byte.
-//                    file.owner(at) names what it belongs to
+//                    byte. file.owner(at) names what it belongs to
 //         read_run   bad_format: tails that are not where they belong, `at` is a byte of the file; capacity_exceeded: memory is too small
 // cost    verify: one pass over the bytes, in pieces of one block; read_run: the rows' bytes and no more. open reads header and table
 #pragma once

@@ -2,9 +2,9 @@
 // Reads a safetensors file that the caller has read or mapped: checks every claim of the header, copies no tensor.
 //
 //   bytes 0..7        n, the header's length, unsigned, little-endian, at most 100,000,000
-//   bytes 8..8+n      JSON: {"name": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [begin, end]}, ..., "__metadata__": {"key":
-//   "text"}} bytes 8+n..       data; a tensor's bytes are [begin, end) counted from here; tensors fill the data exactly: no overlap, no
-//   hole
+//   bytes 8..8+n      JSON: {"name": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [begin, end]}, ...,
+//                     "__metadata__": {"key": "text"}}
+//   bytes 8+n..       data; a tensor's bytes are [begin, end) counted from here; tensors fill it exactly: no overlap, no hole
 //
 // errors  truncated        the file ends before the length, the header or the last tensor does
 //         bad_format       not JSON, a wrong type or key, a name or key twice, overlap, hole, bytes after the last tensor

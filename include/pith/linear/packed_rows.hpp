@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // A packed matrix in runs of rows: what was packed apart is put together, and any run of row blocks is taken out, whatever the codec.
 //
-//   whole matrix     | fixed parts of row block 0, 1, 2, ... | tails of row block 0, 1, 2, ... | 64 zeros |      (packed_matrix.hpp,
-//   layout) rows packed alone| fixed parts of these | tails of these | 64 zeros |
+//   whole matrix        | fixed parts of row block 0, 1, 2, ... | tails of row block 0, 1, 2, ... | 64 zeros |      (packed_matrix.hpp)
+//   rows packed alone   | fixed parts of these | tails of these | 64 zeros |
 //
 // A row block's bytes are the same in both, up to the distance from a fixed part to its tail. So a matrix larger than memory is packed run
-// by run, each run written to two places of a file, and a run of rows is read from two places. A codec of fixed rate has no tails: one
-// place.
+// by run, each written to two places of a file, and a run is read from two places. A codec of fixed rate has no tails and one place.
 //
 //   run_bytes const parts = split(layout, rows, columns, packed_alone);     spans of the fixed parts and of the tails
 //   move_tails(layout, parts.fixed, by);                                    before they are written elsewhere
