@@ -58,14 +58,17 @@ std::vector<std::string_view> const& codec_choices() {
   return all;
 }
 
-codec const* choose_codec(std::string_view choice, std::string_view type, std::int64_t columns) {
+double stored_numbers(codec const& with, std::int64_t rows, std::int64_t columns) {
+  auto const tiles = static_cast<double>(with.layout.row_blocks(rows)) * static_cast<double>(with.layout.panels(columns));
+  return tiles * (static_cast<double>(with.layout.tokens) * with.panel + 60);  // a lossless tile's head and tail: some 80 bytes
+}
+
+codec const* choose_codec(std::string_view choice, std::string_view type, std::int64_t rows, std::int64_t columns) {
   codec const* best = nullptr;
-  auto const bytes = [&](codec const& c) {  // of 32 rows, about: what a lossless tile stores beside its numbers is some 80 bytes
-    return c.layout.panels(columns) * (c.layout.tokens * c.panel + 80);
-  };
   for (codec const& c : all_codecs()) {
     bool const takes = c.type == type || (c.rounds && (type == "BF16" || type == "F16"));
-    if (takes && choice_of(c) == choice && (best == nullptr || bytes(c) < bytes(*best))) best = &c;
+    if (takes && choice_of(c) == choice && (best == nullptr || stored_numbers(c, rows, columns) < stored_numbers(*best, rows, columns)))
+      best = &c;
   }
   return best;
 }

@@ -37,8 +37,10 @@ struct codec {
 
 // window, planes, huffman, rans, int8, int4
 std::vector<std::string_view> const& codec_choices();
-// Of a choice for a type; the one whose panels are padded least. Null: there is none.
-codec const* choose_codec(std::string_view choice, std::string_view type, std::int64_t columns);
+// Of a choice for a type; the one that stores least of a matrix beside its numbers. Null: there is none.
+codec const* choose_codec(std::string_view choice, std::string_view type, std::int64_t rows, std::int64_t columns);
+// Numbers that a matrix is stored as, about: with what its tiles are padded with, and for what they have beside.
+double stored_numbers(codec const& with, std::int64_t rows, std::int64_t columns);
 codec const* find_codec(std::string_view name, std::int64_t panel);
 
 // Numbers of a floating type as f32 and back, for codecs that round. False: the type is not one of BF16, F16, F32.

@@ -32,7 +32,7 @@ totals inspect_file(std::string const& path);
 
 // The files of a model: one, or those that an index names. Given a file, a "*.index.json", or a folder that has one or model.safetensors.
 struct model_files {
-  std::string folder, index;       // index: empty if there is none
+  std::string folder, index;       // folder with a slash at its end, or nothing; index: empty if there is none
   std::vector<std::string> names;  // in the folder
 };
 model_files find_files(std::string const& path);

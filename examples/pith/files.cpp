@@ -50,6 +50,7 @@ void fail(std::string const& path, pith::status const& s, std::string const& wha
   std::string text = path + ": ";
   if (!what.empty()) text += what + ": ";
   if (s.code == pith::errc::io_error) throw failure(bad_io, text + std::strerror(static_cast<int>(s.at)));
+  if (s.code == pith::errc::unsupported && s.at == 0) throw failure(bad_file, path + ": not a safetensors file");  // a header over 100 MB
   throw failure(code_of(s), text + pith::message(s.code) + ", at byte " + std::to_string(s.at));
 }
 

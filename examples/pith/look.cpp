@@ -119,8 +119,8 @@ model_files find_files(std::string const& path) {
   if (is_folder(path))
     file = path + "/" + (::access((path + "/" + wanted + ".index.json").c_str(), F_OK) == 0 ? wanted + ".index.json" : wanted);
   model_files out;
-  out.folder = folder_of(file);
-  std::string const name = file.substr(file.rfind('/') + 1);
+  out.folder = file.substr(0, file.rfind('/') + 1);
+  std::string const name = file.substr(out.folder.size());
   if (!name.ends_with(".json")) {
     out.names = {name};
     return out;
@@ -141,7 +141,7 @@ model_files find_files(std::string const& path) {
 }
 
 void check_index(model_files const& files, std::string const& folder) {
-  auto const json = nlohmann::json::parse(read_text(files.folder + "/" + files.index), nullptr, false);
+  auto const json = nlohmann::json::parse(read_text(files.folder + files.index), nullptr, false);
   for (std::string const& name : files.names) {
     input_file const in(folder + "/" + name);
     auto const head = pith::container::read_header(in);

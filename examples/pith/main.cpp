@@ -42,12 +42,12 @@ void convert(char const* what, std::string const& from, std::string const& to, o
   if (!files.index.empty()) make_folder(to);
   for (std::string const& name : files.names) {
     bool const inside = !files.index.empty() || is_folder(to);
-    totals const one = step(files.folder + "/" + name, inside ? to + "/" + name : to);
+    totals const one = step(files.folder + name, inside ? to + "/" + name : to);
     sum = {sum.tensors + one.tensors, sum.packed + one.packed, sum.bytes_before + one.bytes_before, sum.bytes_after + one.bytes_after};
   }
   if (!files.index.empty()) {
     check_index(files, to);
-    write_text(to + "/" + files.index, read_text(files.folder + "/" + files.index), with.force);
+    write_text(to + "/" + files.index, read_text(files.folder + files.index), with.force);
   }
   if (!with.quiet) say(what, sum);
 }
@@ -108,7 +108,7 @@ int run(int argc, char** argv) {
     return tool::bench(from, gigabytes, folder, with, team);
   else
     for (model_files const files = find_files(from); std::string const& name : files.names) {
-      std::string const path = files.folder + "/" + name;
+      std::string const path = files.folder + name;
       if (*inspect)
         say("all", inspect_file(path));
       else if (totals const t = verify_file(path, decode, with, team); !with.quiet)

@@ -38,18 +38,25 @@ std::int64_t run_rows_of(std::int64_t tokens, std::int64_t row_bytes) {
   return std::max(tokens, run_bytes_wanted / row_bytes / tokens * tokens);
 }
 
-// Rows are the axes but the last, columns the last one, and more of them until there are 64. One long axis is cut into rows of 256.
+// Rows are the axes but the last, columns the last one, unless another place to cut the axes leaves clearly less padding; one long axis is
+// cut into rows of 256.
 plan plan_of(place const& t, std::string_view choice) {
   plan p{&t};
   p.number_bytes = bytes_of(t.type);
   std::int64_t const count = p.bytes() / p.number_bytes;
-  if (count < 4096 || choose_codec(choice, t.type, 256) == nullptr) return p;  // not worth a line in the header, or nothing to pack with
-  p.columns = 1;
-  for (std::size_t axis = t.shape.size(); axis > 0 && p.columns < 64; --axis) p.columns *= t.shape[axis - 1];
-  if (p.columns == count && count % 256 == 0) p.columns = 256;
-  p.rows = count / p.columns;
-  if (p.columns * p.number_bytes * 32 > row_block_limit) return p;
-  p.with = choose_codec(choice, t.type, p.columns);
+  if (count < 4096 || choose_codec(choice, t.type, 32, 256) == nullptr)
+    return p;  // not worth a line in the header, or nothing to pack with
+  double least = 0;
+  auto consider = [&](std::int64_t columns) {
+    codec const* const with = choose_codec(choice, t.type, count / columns, columns);
+    double const numbers = stored_numbers(*with, count / columns, columns);
+    if (columns * p.number_bytes * 32 > row_block_limit || (p.with != nullptr && numbers > 0.97 * least)) return;
+    p.with = with, p.rows = count / columns, p.columns = columns, least = numbers;
+  };
+  std::int64_t columns = 1;
+  for (std::size_t axis = t.shape.size(); axis > 0; --axis)
+    if (t.shape[axis - 1] > 1) consider(columns *= t.shape[axis - 1]);
+  if (count % 256 == 0 && t.shape.size() != 2) consider(256);
   if (p.with != nullptr) p.run_rows = run_rows_of(p.with->layout.tokens, p.columns * p.number_bytes);
   return p;
 }

@@ -77,9 +77,9 @@ class container_writer {
   // Bytes that the header takes at most, whichever of the tensors are packed.
   static std::int64_t header_bound(std::span<safetensors::place const> tensors, metadata_list const& metadata,
                                    std::optional<std::string> const& original) {
-    std::size_t bytes = 4096 + (original ? json_text(*original).size() : 0);
+    std::size_t bytes = 512 + (original ? json_text(*original).size() : 0);
     for (auto const& [key, text] : metadata) bytes += json_text(key).size() + json_text(text).size() + 2;
-    for (safetensors::place const& t : tensors) bytes += 2 * json_text(t.name).size() + 512 + 42 * t.shape.size();
+    for (safetensors::place const& t : tensors) bytes += 2 * json_text(t.name).size() + 420 + 42 * t.shape.size();
     return round_up(static_cast<std::int64_t>(bytes), alignment);
   }
 
