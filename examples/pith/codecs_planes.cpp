@@ -2,4 +2,4 @@
 #include "packed_codec.hpp"
 #include "pith/codec/exponent_planes.hpp"
 
-std::vector<tool::codec> tool::planes_codecs() { return lossless_codecs<pith::exponent_planes, 128, 64>("planes"); }
+std::vector<tool::codec> tool::planes_codecs() { return lossless_codecs<pith::exponent_planes, 64>("planes"); }

@@ -2,4 +2,4 @@
 #include "packed_codec.hpp"
 #include "pith/codec/exponent_window.hpp"
 
-std::vector<tool::codec> tool::window_codecs() { return lossless_codecs<pith::exponent_window, 128, 64>("window"); }
+std::vector<tool::codec> tool::window_codecs() { return lossless_codecs<pith::exponent_window, 64>("window"); }

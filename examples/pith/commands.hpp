@@ -37,7 +37,7 @@ struct model_files {
 };
 model_files find_files(std::string const& path);
 // Every tensor that the index names is in the file that it names.
-void check_index(model_files const& files, std::string const& folder);
+void check_index(model_files const& files);
 
 int bench(std::string file, double gigabytes, std::string const& folder, options const& with, threads& run);
 

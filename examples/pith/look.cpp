@@ -140,10 +140,10 @@ model_files find_files(std::string const& path) {
   return out;
 }
 
-void check_index(model_files const& files, std::string const& folder) {
+void check_index(model_files const& files) {
   auto const json = nlohmann::json::parse(read_text(files.folder + files.index), nullptr, false);
   for (std::string const& name : files.names) {
-    input_file const in(folder + "/" + name);
+    input_file const in(files.folder + name);
     auto const head = pith::container::read_header(in);
     if (!head) fail(in.path(), head.error());
     auto const file = pith::safetensors::read_index(head.value(), in.size(), true);

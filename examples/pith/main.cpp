@@ -39,16 +39,16 @@ template <class Step>
 void convert(char const* what, std::string const& from, std::string const& to, options const& with, Step step) {
   model_files const files = find_files(from);
   totals sum;
-  if (!files.index.empty()) make_folder(to);
+  if (!files.index.empty()) {
+    check_index(files);
+    make_folder(to);
+  }
   for (std::string const& name : files.names) {
     bool const inside = !files.index.empty() || is_folder(to);
     totals const one = step(files.folder + name, inside ? to + "/" + name : to);
     sum = {sum.tensors + one.tensors, sum.packed + one.packed, sum.bytes_before + one.bytes_before, sum.bytes_after + one.bytes_after};
   }
-  if (!files.index.empty()) {
-    check_index(files, to);
-    write_text(to + "/" + files.index, read_text(files.folder + files.index), with.force);
-  }
+  if (!files.index.empty()) write_text(to + "/" + files.index, read_text(files.folder + files.index), with.force);
   if (!with.quiet) say(what, sum);
 }
 

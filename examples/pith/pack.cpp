@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // compress and decompress: a file in runs of rows, each packed or unpacked by one thread.
 #include <algorithm>
-#include <deque>
+#include <cstring>
+#include <functional>
+#include <mutex>
 
 #include "codecs.hpp"
 #include "commands.hpp"
@@ -220,6 +222,8 @@ class compression {
   totals totals_;
 };
 
+std::int64_t bytes_before(entry const& e) { return e.packed ? e.packed->rows * e.packed->columns * bytes_of(e.type) : e.bytes; }
+
 // The text of a header for tensors of which the file does not say what it was: by name, one behind the other.
 std::string new_header(pith::container::index const& file, std::vector<std::int64_t>& begins) {
   using pith::container::json_text;
@@ -231,7 +235,7 @@ std::string new_header(pith::container::index const& file, std::vector<std::int6
     text += "}";
   }
   for (entry const& e : file.tensors) {
-    std::int64_t const bytes = e.packed ? e.packed->rows * e.packed->columns * bytes_of(e.type) : e.bytes;
+    std::int64_t const bytes = bytes_before(e);
     text += (text.size() > 1 ? "," : "") + json_text(e.name) + ":{\"dtype\":" + json_text(e.type) + ",\"shape\":[";
     for (std::size_t i = 0; i < e.shape.size(); ++i) text += (i > 0 ? "," : "") + std::to_string(e.shape[i]);
     text += "],\"data_offsets\":[" + std::to_string(at) + "," + std::to_string(at + bytes) + "]}";
@@ -263,6 +267,9 @@ class decompression {
     std::vector<std::byte> head(8 + text.size());
     pith::store_le(head.data(), static_cast<std::uint64_t>(text.size()));
     std::memcpy(head.data() + 8, text.data(), text.size());
+    std::int64_t total = 0;
+    for (entry const& e : file_.tensors) total += bytes_before(e);
+    shown_.expect(total);
     if (auto const ok = out_.write(0, head); !ok) fail(out_.path(), ok, "the header");
 
     std::vector<std::size_t> order;
@@ -340,7 +347,7 @@ class decompression {
     for (std::int64_t i = 0; i < std::ssize(rest.value()); ++i)
       if (rest.value()[static_cast<std::size_t>(i)] != std::byte{0}) wrong(e, {pith::errc::bad_format, e.at + end + i});
     ++totals_.packed;
-    return p.rows * p.columns * number_bytes;
+    return bytes_before(e);
   }
 
   std::int64_t copy(entry const& e, std::int64_t begin) {

@@ -22,7 +22,7 @@ struct packed_codec {
     pith::matrix_view<T const> const w(reinterpret_cast<T const*>(numbers), {rows, columns});
     if constexpr (pith::variable_tile<tile>) {
       pith::tail_packing<tile, engine, T const> packing(w);
-      std::byte* data = to.of(packing.likely_bytes());
+      std::byte* data = to.of(packing.fixed_bytes());
       auto const bytes = packing.encode(data, pith::serial{});
       if (!bytes) return bytes;
       data = to.of(bytes.value(), packing.fixed_bytes());

@@ -2,6 +2,7 @@
 // Threads, turns, the progress bar, and the end by a signal.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -138,6 +139,7 @@ class progress {
     if (shown_) std::fputs("\r\x1b[K", stderr);
   }
 
+  void expect(std::int64_t total) { total_ = total; }
   void add(std::int64_t bytes) {
     std::int64_t const now = done_.fetch_add(bytes) + bytes;
     if (!shown_) return;
@@ -147,7 +149,7 @@ class progress {
     last_ = time;
     double const seconds = std::chrono::duration<double>(time - start_).count(),
                  share = total_ > 0 ? static_cast<double>(now) / static_cast<double>(total_) : 1;
-    int const full = static_cast<int>(30 * share);
+    int const full = std::clamp(static_cast<int>(30 * share), 0, 30);
     std::fprintf(stderr, "\r%s [%.*s%.*s] %3.0f %%  %.2f of %.2f GB  %.2f GB/s ", what_, full, "##############################", 30 - full,
                  "..............................", 100 * share, static_cast<double>(now) / 1e9, static_cast<double>(total_) / 1e9,
                  static_cast<double>(now) / 1e9 / seconds);

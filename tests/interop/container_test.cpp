@@ -304,7 +304,7 @@ TEST_CASE("container: what metadata may not say", "[interop][container][hostile]
 
 TEST_CASE("container: what the table may not say", "[interop][container][hostile]") {
   std::size_t const table = pith::load_le<std::uint64_t>(make().data() + make().size() - 32);
-  for (std::uint64_t const size : {0ull, 1ull, 2048ull, 4095ull, 6000ull, 1ull << 31, 1ull << 63})
+  for (std::uint64_t const size : {0ull, 1ull, 2048ull, 4095ull, 6000ull, 1ull << 31, 1ull << 63, 1ull << 63 | 65536})
     CHECK(with_word(8, size).code == errc::bad_format);
   for (std::uint64_t const head : {0ull, 7ull, 1ull << 20, ~0ull}) CHECK(with_word(16, head).code == errc::bad_format);
   for (std::uint64_t const head : {8ull, 64ull, 2047ull, 2049ull, 2112ull}) CHECK(with_word(16, head) == status{errc::damaged, 0});

@@ -32,7 +32,6 @@ inline constexpr std::string_view table_name = "pith.checksums", own_prefix = "p
                                   original_key = "pith.original", tensor_key = "pith.tensor.";
 inline constexpr std::string_view format_version = "1";
 inline constexpr std::int64_t alignment = 64, default_block_bytes = 64 << 10, least_block_bytes = 4 << 10, most_block_bytes = 1 << 30;
-
 inline constexpr std::int64_t most_elements = std::int64_t{1} << 59;  // so that bytes of elements can be computed with
 
 // How a tensor is packed: the text behind "pith.tensor.NAME", in this order, one space between.
@@ -157,14 +156,16 @@ struct ending {
 
 namespace detail {
 
+// -1 for what does not fit, which nothing is.
 inline std::int64_t word(std::span<std::byte const> table, std::int64_t at) noexcept {
-  return static_cast<std::int64_t>(load_le<std::uint64_t>(table.data() + at) & 0x7fffffffffffffffu);
+  return std::max<std::int64_t>(-1, static_cast<std::int64_t>(load_le<std::uint64_t>(table.data() + at)));
 }
 
 // The table's own claims; then the header may be trusted as far as its sum goes.
 inline status check_table(std::span<std::byte const> table, std::int64_t table_at) noexcept {
   std::int64_t const size = std::ssize(table), block = word(table, 8);
-  if (load_le<std::uint64_t>(table.data() + size - 16) != checksum(table.first(table.size() - 16))) return {errc::damaged, table_at + size - 16};
+  if (load_le<std::uint64_t>(table.data() + size - 16) != checksum(table.first(table.size() - 16)))
+    return {errc::damaged, table_at + size - 16};
   if (std::memcmp(table.data(), ending::begin_magic.data(), 8) != 0) return {errc::bad_format, table_at};
   if (block < least_block_bytes || block > most_block_bytes || (block & (block - 1)) != 0) return {errc::bad_format, table_at + 8};
   if (word(table, 32) != (size - ending::words_before - ending::bytes) / 8) return {errc::bad_format, table_at + 32};
