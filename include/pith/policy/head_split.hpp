@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stage "head split": how many slots each KV head of a layer selects of the layer's share. Protected slots have been set aside before, so a
+// share is of free slots, and no head gets more than it has.
+//
+//   uniform_heads          equal shares
+//   pooled_heads           w = (1 - floor) n_h + floor share,  n_h = the head's slots among the best of all heads together     Ada-KV, 0.2
+//   table_heads            w = the caller's, one a head                                                                        HeadKV
+//   full_or_stream_heads   heads whose table entry is not zero keep all, the others `stream` slots, whatever the share RazorAttention
+//
+// Rule H1  Shares sum to the layer's, or to the free slots if these are fewer (apportion's rules). full_or_stream_heads: they sum to no
+// more.
+//
+// errors  shape_mismatch; out_of_range (a weight: `at` is the head; floor outside [0, 1]: -1); not_finite; capacity_exceeded (scratch, or
+// full
+//         heads that do not fit: `at` is what they need)
+// cost    pooled: O(n) on average for the layer's n slots; no allocation
+// from    Feng et al., Ada-KV, 2024; Fu et al., HeadKV, 2024; Tang et al., RazorAttention, 2024
+// differs Ada-KV rounds each head alone and misses the total; it also pools before protection where heads differ in length
+#pragma once
+
+#include "pith/policy/apportion.hpp"
+#include "pith/policy/select_pooled.hpp"
+#include "pith/policy/stage.hpp"
+
+namespace pith {
+
+// One layer: its heads' scores and marks, the slots that may still be selected in each, and their sum over the heads that is to be kept.
+struct head_split_input {
+  ragged_view<float const> scores;
+  ragged_view<slot_mark const> marks;
+  std::span<std::int64_t const> free;  // [head]
+  std::span<double const> table{};     // [head]
+  std::int64_t share = 0;
+};
+
+// For any split of one layer.
+constexpr std::int64_t head_split_scratch_bytes(std::int64_t heads, std::int64_t slots) {
+  return lent_memory::bytes<double>(heads) + lent_memory::bytes<std::int64_t>(heads) + apportion_scratch_bytes(heads) +
+         select_scratch_bytes(slots);
+}
+
+namespace head_detail {
+
+// Apportions with lower bounds of zero; weight(h) is written to scratch first.
+template <class Weight>
+status share_out(head_split_input const& in, std::span<std::int64_t> out, std::span<std::byte> scratch, Weight weight) {
+  std::span<double> weights;
+  std::span<std::int64_t> least;
+  lent_memory memory(scratch);
+  auto const heads = static_cast<std::int64_t>(out.size());
+  if (!memory.take(heads, weights) || !memory.take(heads, least)) return {errc::capacity_exceeded, head_split_scratch_bytes(heads, 0)};
+  for (std::size_t h = 0; h < out.size(); ++h) weights[h] = weight(h), least[h] = 0;
+  return apportion(weights, least, in.free, in.share, out, memory.rest());
+}
+
+}  // namespace head_detail
+
+struct uniform_heads {
+  static constexpr stage kind = stage::head_split;
+  status split(head_split_input const& in, std::span<std::int64_t> out, std::span<std::byte> scratch) const {
+    return head_detail::share_out(in, out, scratch, [](std::size_t) { return 1.0; });
+  }
+};
+
+struct pooled_heads {
+  static constexpr stage kind = stage::head_split;
+  double floor = 0.2;  // of an even share, for every head
+  status split(head_split_input const& in, std::span<std::int64_t> out, std::span<std::byte> scratch) const {
+    if (!(floor >= 0 && floor <= 1)) return {errc::out_of_range, -1};
+    if (in.scores.rows() != static_cast<std::int64_t>(out.size()) || in.marks.rows() != in.scores.rows() || in.free.size() != out.size())
+      return {errc::shape_mismatch, in.scores.rows()};
+    std::int64_t all = 0;
+    for (std::int64_t const f : in.free) all += f;
+    std::span<std::int64_t> pooled;
+    std::span<ranked_slot> ranked;
+    lent_memory memory(scratch);
+    if (!memory.take(static_cast<std::int64_t>(out.size()), pooled))
+      return {errc::capacity_exceeded, head_split_scratch_bytes(in.scores.rows(), all)};
+    if (!lent_memory(memory.rest()).take(all, ranked)) return {errc::capacity_exceeded, head_split_scratch_bytes(in.scores.rows(), all)};
+    std::fill(pooled.begin(), pooled.end(), 0);
+    std::int64_t count = 0;
+    for (std::int64_t h = 0; h < in.scores.rows(); ++h) {
+      if (status const ok = check_scores(in.scores.row(h), in.marks.row(h)); !ok) return ok;
+      if (free_slots(in.marks.row(h)) != in.free[static_cast<std::size_t>(h)]) return {errc::shape_mismatch, h};
+      count += rank_slots(in.scores.row(h), in.marks.row(h), h, ranked.data() + count);
+    }
+    std::int64_t const best = std::min(std::max<std::int64_t>(in.share, 0), count);
+    if (best < count) std::nth_element(ranked.begin(), ranked.begin() + best, ranked.end());
+    for (std::int64_t i = 0; i < best; ++i) ++pooled[ranked[static_cast<std::size_t>(i)].row];
+    double const even = static_cast<double>(best) / static_cast<double>(std::max<std::size_t>(out.size(), 1));
+    return head_detail::share_out(in, out, memory.rest(),
+                                  [&](std::size_t h) { return (1 - floor) * static_cast<double>(pooled[h]) + floor * even; });
+  }
+};
+
+struct table_heads {
+  static constexpr stage kind = stage::head_split;
+  status split(head_split_input const& in, std::span<std::int64_t> out, std::span<std::byte> scratch) const {
+    if (in.table.size() != out.size()) return {errc::shape_mismatch, static_cast<std::int64_t>(in.table.size())};
+    return head_detail::share_out(in, out, scratch, [&](std::size_t h) { return in.table[h]; });
+  }
+};
+
+template <std::int64_t Stream>
+struct full_or_stream_heads {
+  static constexpr stage kind = stage::head_split;
+  static constexpr bool valid = Stream >= 0;
+  std::int64_t stream = Stream;
+  status split(head_split_input const& in, std::span<std::int64_t> out, std::span<std::byte>) const {
+    if (in.table.size() != out.size() || in.free.size() != out.size())
+      return {errc::shape_mismatch, static_cast<std::int64_t>(in.table.size())};
+    std::int64_t sum = 0;
+    for (std::size_t h = 0; h < out.size(); ++h) sum += in.table[h] != 0 ? in.free[h] : std::min(in.free[h], stream);
+    if (sum > in.share) return {errc::capacity_exceeded, sum};
+    for (std::size_t h = 0; h < out.size(); ++h) out[h] = in.table[h] != 0 ? in.free[h] : std::min(in.free[h], stream);
+    return {};
+  }
+};
+
+}  // namespace pith

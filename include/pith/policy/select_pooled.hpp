@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// Selection over many rows at once, the heads of a layer or all rows of a model: one ranking, so that heads which need more get more.
+//
+//   first the `floor` best of each row, then the best of what is left, `count` in all
+//
+// Ties over rows: higher score, then newer slot, then lower row. Marks are changed only on success.
+//
+// errors  shape_mismatch, out_of_range (views that leave their arrays; the floors exceed the count: -1), not_finite (`at` is the slot's
+// place
+//         in the arrays), capacity_exceeded (scratch; `at` is the bytes wanted)
+// cost    O(n) on average for n slots in all, O(n log n) at worst; no allocation
+// from    Feng et al., Ada-KV, 2024 (over the heads of a layer); Kim et al., KVzip, 2025 (over everything)
+#pragma once
+
+#include "pith/policy/ragged.hpp"
+#include "pith/policy/select.hpp"
+
+namespace pith {
+
+// Slots of all rows together.
+inline std::int64_t all_slots(std::span<std::int64_t const> lengths) {
+  std::int64_t sum = 0;
+  for (std::int64_t const n : lengths) sum += n;
+  return sum;
+}
+
+inline status check_pool(ragged_view<float const> scores, ragged_view<slot_mark> marks) {
+  if (status const ok = scores.check(); !ok) return ok;
+  if (status const ok = marks.check(); !ok) return ok;
+  if (scores.rows() != marks.rows()) return {errc::shape_mismatch, scores.rows()};
+  for (std::int64_t r = 0; r < marks.rows(); ++r)
+    if (status const ok = check_scores(scores.row(r), marks.row(r)); !ok)
+      return {ok.code, ok.code == errc::not_finite ? scores.offset[static_cast<std::size_t>(r)] + ok.at : ok.at};
+  return {};
+}
+
+inline status select_pooled(ragged_view<float const> scores, ragged_view<slot_mark> marks, std::int64_t count, std::int64_t floor,
+                            std::span<std::byte> scratch) {
+  if (status const ok = check_pool(scores, marks); !ok) return ok;
+  std::int64_t sure = 0, all = 0;
+  for (std::int64_t r = 0; r < marks.rows(); ++r) {
+    std::int64_t const free = free_slots(marks.row(r));
+    sure += std::min(std::max<std::int64_t>(floor, 0), free);
+    all += free;
+  }
+  if (sure > std::max<std::int64_t>(count, 0)) return {errc::out_of_range, -1};
+  std::span<ranked_slot> ranked;
+  if (!lent_memory(scratch).take(all, ranked)) return {errc::capacity_exceeded, select_scratch_bytes(all)};
+  for (std::int64_t r = 0; r < marks.rows(); ++r) static_cast<void>(select_top(scores.row(r), marks.row(r), floor, scratch));
+  std::int64_t left = 0;
+  for (std::int64_t r = 0; r < marks.rows(); ++r) left += rank_slots(scores.row(r), marks.row(r), r, ranked.data() + left);
+  std::int64_t const more = std::min(count - sure, left);
+  if (more < left) std::nth_element(ranked.begin(), ranked.begin() + more, ranked.begin() + left);
+  for (std::int64_t i = 0; i < more; ++i) {
+    ranked_slot const best = ranked[static_cast<std::size_t>(i)];
+    marks.row(best.row)[best.slot] = chosen_slot;
+  }
+  return {};
+}
+
+}  // namespace pith
