@@ -3,7 +3,9 @@
 // share is of free slots, and no head gets more than it has.
 //
 //   uniform_heads          equal shares
-//   pooled_heads           w = (1 - floor) n_h + floor share,  n_h = the head's slots among the best of all heads together     Ada-KV, 0.2
+//   pooled_heads           w = (1 - floor) n_h + floor share / heads,  n_h = the head's slots among the best of all heads        Ada-KV,
+//   0.2
+//                          concentrate: a head's scores times the part of their sum that its share / heads best ones hold
 //   table_heads            w = the caller's, one a head                                                                        HeadKV
 //   full_or_stream_heads   heads whose table entry is not zero keep all, the others `stream` slots, whatever the share RazorAttention
 //
@@ -64,7 +66,8 @@ struct uniform_heads {
 
 struct pooled_heads {
   static constexpr stage kind = stage::head_split;
-  double floor = 0.2;  // of an even share, for every head
+  double floor = 0.2;        // of an even share, for every head
+  bool concentrate = false;  // Ada-KV's repository: true
   status split(head_split_input const& in, std::span<std::int64_t> out, std::span<std::byte> scratch) const {
     if (!(floor >= 0 && floor <= 1)) return {errc::out_of_range, -1};
     if (in.scores.rows() != static_cast<std::int64_t>(out.size()) || in.marks.rows() != in.scores.rows() || in.free.size() != out.size())
@@ -82,7 +85,11 @@ struct pooled_heads {
     for (std::int64_t h = 0; h < in.scores.rows(); ++h) {
       if (status const ok = check_scores(in.scores.row(h), in.marks.row(h)); !ok) return ok;
       if (free_slots(in.marks.row(h)) != in.free[static_cast<std::size_t>(h)]) return {errc::shape_mismatch, h};
-      count += rank_slots(in.scores.row(h), in.marks.row(h), h, ranked.data() + count);
+      std::int64_t const own = rank_slots(in.scores.row(h), in.marks.row(h), h, ranked.data() + count);
+      if (concentrate)
+        weigh(in.scores.row(h), ranked.subspan(static_cast<std::size_t>(count), static_cast<std::size_t>(own)),
+              in.share / in.scores.rows());
+      count += own;
     }
     std::int64_t const best = std::min(std::max<std::int64_t>(in.share, 0), count);
     if (best < count) std::nth_element(ranked.begin(), ranked.begin() + best, ranked.end());
@@ -90,6 +97,22 @@ struct pooled_heads {
     double const even = static_cast<double>(best) / static_cast<double>(std::max<std::size_t>(out.size(), 1));
     return head_detail::share_out(in, out, memory.rest(),
                                   [&](std::size_t h) { return (1 - floor) * static_cast<double>(pooled[h]) + floor * even; });
+  }
+
+ private:
+  // Ranks a head's slots by their scores times (sum of the `best` best) / (sum of all); sums in f64, oldest slot first.
+  static void weigh(std::span<float const> scores, std::span<ranked_slot> ranked, std::int64_t best) {
+    if (best <= 0 || best >= static_cast<std::int64_t>(ranked.size())) return;
+    std::nth_element(ranked.begin(), ranked.begin() + best, ranked.end());
+    ranked_slot const next = ranked[static_cast<std::size_t>(best)];
+    std::sort(ranked.begin(), ranked.end(), [](ranked_slot a, ranked_slot b) { return a.slot < b.slot; });
+    double all = 0, held = 0;
+    for (ranked_slot const& r : ranked) {
+      all += static_cast<double>(scores[r.slot]);
+      if (r < next) held += static_cast<double>(scores[r.slot]);
+    }
+    if (!(all > 0) || !(held >= 0) || !(all <= std::numeric_limits<double>::max())) return;  // no part of a sum
+    for (ranked_slot& r : ranked) r.score = ordered_bits(static_cast<float>(static_cast<double>(scores[r.slot]) * (held / all)));
   }
 };
 
