@@ -13,7 +13,7 @@
 // Rule P1  The protected slots are those of the classes, and no others.
 // Rule P2  If they exceed the row's capacity, `overflow::raise` raises the capacity to their number; `overflow::clip` gives up slots of the
 //          lowest-priority class, oldest first, then of the next. Both are reported, neither is silent.
-// Rule P3  What was clipped is dropped, not ranked: nothing is left to rank for.
+// Rule P3  A row that was clipped selects nothing: what was clipped is not ranked again.
 #pragma once
 
 #include <algorithm>
@@ -90,6 +90,14 @@ struct pinned_slots {
   }
 };
 
+// How many of the newest slots a class names for certain.
+template <class Class>
+inline constexpr std::int64_t newest_of = 0;
+template <std::int64_t Slots>
+inline constexpr std::int64_t newest_of<recent<Slots>> = Slots;
+template <std::int64_t Slots>
+inline constexpr std::int64_t newest_of<window<Slots>> = Slots;
+
 template <class T>
 concept protect_class = requires(T const& c, std::span<slot_mark> marks, protect_input const& in) {
   c.mark(marks, in, slot_mark{1});
@@ -118,7 +126,7 @@ struct protect : protect_detail::held<Classes>... {
       "or pinned_slots.");
   static_assert((protect_detail::valid<Classes>() && ...),
                 "[pith] protect<...>: a class has N >= 0 slots, last_page<N> at least 1. Fix: sinks<4>.");
-  static_assert(sizeof...(Classes) < 255, "[pith] protect<...>: at most 254 classes.");
+  static_assert(sizeof...(Classes) < 254, "[pith] protect<...>: at most 253 classes.");
   static constexpr stage kind = stage::protect;
   overflow when_full = overflow::raise;
 

@@ -13,10 +13,11 @@
 
 namespace pith {
 
-// What has been decided about a slot: ranked, kept by the selection, or kept by protection of priority 1 (the highest) to 254.
+// What has been decided about a slot: nothing yet (free, to be ranked; in the end, a loser), kept by the selection, or kept by protection
+// of priority 1 (the highest) to 253. `passed` is for a moment: out of the ranking, and free again after it.
 using slot_mark = std::uint8_t;
-inline constexpr slot_mark free_slot = 0, chosen_slot = 255;
-constexpr bool is_protected(slot_mark mark) { return mark != free_slot && mark != chosen_slot; }
+inline constexpr slot_mark free_slot = 0, passed_slot = 254, chosen_slot = 255;
+constexpr bool is_protected(slot_mark mark) { return mark != free_slot && mark < passed_slot; }
 
 struct ranked_slot {
   std::uint32_t score, slot, row;  // score: ordered_bits
