@@ -25,3 +25,8 @@
 #include "pith/cpu/paged_attention.hpp"
 #include "pith/cpu/tile_engine.hpp"
 #include "pith/linear/packed_matrix.hpp"
+#include "pith/policy/compensation.hpp"
+#include "pith/policy/decide.hpp"
+#include "pith/policy/mass.hpp"
+#include "pith/policy/recipes.hpp"
+#include "pith/policy/slerp.hpp"

@@ -164,7 +164,16 @@ consteval bool check_policy() {
     constexpr bool has_signal = all<list>::template count<stage::signal> == 1;
     constexpr bool layer_split = all<list>::template count<stage::layer_split> == 1;
     constexpr bool head_split = all<list>::template count<stage::head_split> == 1;
-    if constexpr (!valid<signal>()) {
+    if constexpr (!guard::all_classes) {
+      static_assert(
+          guard::all_classes,
+          "[pith] protect<...>: every argument is a class of slots. Fix: sinks<4>, recent<64>, window<32>, last_page<16>, masked_slots "
+          "or pinned_slots.");
+      return false;
+    } else if constexpr (!valid<guard>()) {
+      static_assert(valid<guard>(), "[pith] protect<...>: a class has N >= 0 slots, last_page<N> at least 1. Fix: sinks<4>.");
+      return false;
+    } else if constexpr (!valid<signal>()) {
       static_assert(valid<signal>(),
                     "[pith] window_attention<Rows>: at least 1 row, window_mean_variance<Rows>: 2. Fix: window_attention<32>.");
       return false;

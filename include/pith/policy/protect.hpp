@@ -120,13 +120,8 @@ struct held {
 
 template <class... Classes>
 struct protect : protect_detail::held<Classes>... {
-  static_assert(
-      (protect_class<Classes> && ...),
-      "[pith] protect<...>: every argument is a class of slots. Fix: sinks<4>, recent<64>, window<32>, last_page<16>, masked_slots "
-      "or pinned_slots.");
-  static_assert((protect_detail::valid<Classes>() && ...),
-                "[pith] protect<...>: a class has N >= 0 slots, last_page<N> at least 1. Fix: sinks<4>.");
-  static_assert(sizeof...(Classes) < 254, "[pith] protect<...>: at most 253 classes.");
+  static constexpr bool all_classes = (protect_class<Classes> && ...);  // check_policy says what to type if not
+  static constexpr bool valid = sizeof...(Classes) < passed_slot && (protect_detail::valid<Classes>() && ...);
   static constexpr stage kind = stage::protect;
   overflow when_full = overflow::raise;
 
@@ -135,7 +130,7 @@ struct protect : protect_detail::held<Classes>... {
     return static_cast<protect_detail::held<Class>&>(*this).value;
   }
   // Marks the free slots of all classes. errors  shape_mismatch: a mask or pins of another length
-  status mark(std::span<slot_mark> marks, protect_input const& in) const {
+  status mark(std::span<slot_mark> marks, protect_input const& in) const requires(all_classes&& valid) {
     for (auto const named : {in.mask, in.pins})
       if (!named.empty() && named.size() != marks.size()) return {errc::shape_mismatch, static_cast<std::int64_t>(named.size())};
     slot_mark priority = 0;

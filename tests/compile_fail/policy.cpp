@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pith/policy/policy.hpp"
+
+// expect 1: policy<...>: every argument is a stage, or a bundle of stages. Fix: capacity<1024>, best, all_attention, accumulate,
+// expect 2: policy<...>: two stages of one kind. Fix: keep one of each; classes of slots go into one protect<sinks<4>, recent<64>>;
+// expect 3: policy<...>: best needs something to rank by. Fix: name a signal, say accumulated_attention; or select newest.
+// expect 4: policy<...>: newest and ladder_steps look at no score. Fix: leave the signal out, or select best.
+// expect 5: window_attention<Rows>: the window's own slots have no score, so they are to be protected. Fix: protect<window<Rows>>.
+// expect 6: average_pool<K>, max_pool<K>: K is odd and positive. Fix: average_pool<5>.
+// expect 7: best_of_all: all rows are ranked together, so there is nothing to split. Fix: leave the layer and head splits out.
+// expect 8: ladder_steps<...>: it keeps its own sinks, and equally many slots everywhere. Fix: leave protect and splits out.
+// expect 9: policy<...>: a map over the layer or the model gives all heads the same slots, a head split different ones. Fix: mean_over_group
+// expect 10: merge<Route, by_similarity>: only most_similar knows the similarity; demote<Bits>: 1 to 16 bits. Fix: merge<most_similar, by_similarity>.
+// expect 11: protect<...>: every argument is a class of slots. Fix: sinks<4>, recent<64>, window<32>, last_page<16>, masked_slots or pinned_slots.
+// expect 12: capacity<N>, growing_capacity<N, Every>: N >= 0 and Every > 0. Fix: capacity<1024>.
+// expect 13: policy<...>: every argument is a stage, or a bundle of stages.
+using namespace pith;
+
+#if PITH_WRONG == 1
+using wrong = policy<top<64, accumulated_attention>, int>;
+#elif PITH_WRONG == 2
+using wrong = policy<top<64, accumulated_attention>, capacity<128>>;
+#elif PITH_WRONG == 3
+using wrong = policy<top<64>>;
+#elif PITH_WRONG == 4
+using wrong = policy<all_attention, newest>;
+#elif PITH_WRONG == 5
+using wrong = policy<window_attention<32>, protect<sinks<4>, window<16>>>;
+#elif PITH_WRONG == 6
+using wrong = policy<all_attention, average_pool<4>>;
+#elif PITH_WRONG == 7
+using wrong = policy<maximum_attention, best_of_all, arithmetic_layers>;
+#elif PITH_WRONG == 8
+using wrong = policy<ladder_steps<16>, protect<sinks<4>>>;
+#elif PITH_WRONG == 9
+using wrong = policy<last_attention, mean_over_layer, pooled_heads>;
+#elif PITH_WRONG == 10
+using wrong = policy<all_attention, merge<nearest_kept, by_similarity>>;
+#elif PITH_WRONG == 11
+using wrong = policy<all_attention, protect<sinks<4>, capacity<5>>>;
+#elif PITH_WRONG == 12
+using wrong = policy<all_attention, capacity<-1>>;
+#elif PITH_WRONG == 13
+using wrong = policy<all_attention, recent<64>>;  // not inside protect<...>
+#else
+using wrong = policy<reindexed, best, protect<recent<64>, sinks<4>>, max_pool<7>, window_attention<32>, capacity<512>, pooled_heads>;
+#endif
+
+int one() { return keep<wrong>::type{}.due({}); }
