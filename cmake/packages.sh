@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Sourced by the run.sh scripts: installs what is missing on Debian or Ubuntu, as root. Elsewhere it says what to install.
 
-required="cmake ninja-build g++ pkg-config catch2 libxsimd-dev libeigen3-dev nlohmann-json3-dev libcli11-dev libxxhash-dev libbenchmark-dev"
+required="cmake ninja-build g++ pkg-config catch2 libxsimd-dev libeigen3-dev nlohmann-json3-dev libcli11-dev libxxhash-dev libbenchmark-dev librapidcheck-dev"
 optional="clang-16 ccache"
 
 lacking() {
