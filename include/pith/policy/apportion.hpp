@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shares a total out by weight, in whole tokens, within bounds: the one rounding rule of all budgets.
 //
-//   x_i = clamp(level w_i, least_i, most_i), the level such that sum x_i = total;   out_i = floor(x_i), and the largest fractions get one
-//   more
+//   x_i = clamp(level w_i, least_i, most_i), the level such that sum x_i = total
+//   out_i = floor(x_i), and the largest fractions get one more
 //
 // Rule A1  sum out = total if sum least <= total <= sum most; out = most if the total is larger.
 // Rule A2  least_i <= out_i <= most_i.
@@ -10,10 +10,9 @@
 // Rule A4  Equal fractions: the lower index gets more. Otherwise an order of the rows changes nothing but the order of the shares.
 // Rule A5  What rows with a weight have no room for goes to the others in equal shares (all weights zero: equal shares).
 //
-// errors  shape_mismatch (extents), out_of_range (a weight that is no finite number >= 0, or bounds that are not 0 <= least <= most: `at`
-// is
-//         the row; a total that is negative or above 2^53: -1), capacity_exceeded (sum least > total: `at` is that sum, nothing is written;
-//         too little scratch: `at` is the bytes it needs)
+// errors  shape_mismatch (extents), out_of_range (a weight that is no finite number >= 0, bounds that are not 0 <= least <= most: `at` is
+//         the row; a total that is negative or above 2^53: -1), capacity_exceeded (sum least > total: `at` is that sum; too little
+//         scratch: `at` is the bytes it needs). Nothing is written then
 // cost    64 passes to find the level and a sort: O(n log n) for n rows; no allocation
 // from    the method of largest remainders (Hamilton); differs: bounds. Published budgets round each share alone and miss their total.
 #pragma once

@@ -4,9 +4,8 @@
 //   free budget of a scope = total - protected slots;   scope: a row, a layer's rows, or all rows (see policy.hpp)
 //
 // Rule B1  protected + selected of a scope <= max(total, protected), and = total if the scope has as many slots.
-// Rule B2  If the protected slots of a scope exceed its total, the total is raised to them, or they are clipped: rows give up what is above
-// an
-//          equal share, each its lowest classes' oldest slots first (protect.hpp). The numbers are reported.
+// Rule B2  If the protected slots of a scope exceed its total, the total is raised to them, or they are clipped: rows give up what is
+//          above an equal share, each its lowest class's oldest slots first (protect.hpp). The numbers are reported.
 //
 // errors  those of the splits; out_of_range: a total below 0
 #pragma once

@@ -10,7 +10,7 @@
 //   best_of_all       one ranking over all rows, `floor` in each first      KVzip
 //   ladder_steps<S>   LaCache, see select_positional.hpp; the room is the row's capacity, sinks are its own
 //
-// above, mass and chance name more slots than there is room for only if the policy bounds them: then the best of those stay.
+// Of what above, mass and chance name, the best stay if there is no room for all.
 #pragma once
 
 #include "pith/policy/select_pooled.hpp"

@@ -12,8 +12,8 @@
 // errors  shape_mismatch
 // from    Tang et al., RazorAttention, 2024; Zhang et al., CaM, 2024; Wan et al., D2O, 2024
 // differs RazorAttention averages rotated keys, which shrink with the span they are taken over; give rows before RoPE where that matters.
-//         CaM draws from a generator with a state; here a loser's birth decides. Fewer than m kept slots follow: v_i / m goes to each of
-//         them.
+//         CaM draws from a generator with a state; here a loser's birth decides. Where fewer than m kept slots follow, v_i / m goes to
+//         each of them.
 #pragma once
 
 #include <cmath>

@@ -9,8 +9,8 @@
 // Rule D2  A row that fits into its capacity is kept as it is: kept = 0, 1, ... length - 1.
 // Rule D3  Protected slots are kept unless the plan reports them clipped.
 //
-// errors  those of the stages, budget.hpp and select_*.hpp; not_finite: `at` is the slot's place in the arrays. The plan is then not to be
-// used cost    O(slots) on average, plus what the stages say; no allocation
+// errors  those of the stages, budget.hpp and select_*.hpp; not_finite: `at` is the slot's place in the arrays. The plan is of no use then
+// cost    O(slots) on average, plus what the stages say; no allocation
 #pragma once
 
 #include <numeric>

@@ -9,9 +9,8 @@
 //
 // errors  shape_mismatch: rows of a scope differ in length (`at` is the row)
 // from    mean: kvpress, Ada-KV; max: KVzip, Quest; layer: TOVA, WindowKV; model: SirLLM
-// differs heads are mapped before the scorer, so that the state is one number a slot of a KV head; for sums and maxima over time of the
-// same
-//         kind that is the same, and it comes before smoothing, as in Ada-KV
+// differs heads are mapped before the scorer, so that the state is one number a slot of a KV head (for means of sums and maxima of maxima
+//         that is the same), and before smoothing, as in Ada-KV
 #pragma once
 
 #include <cstdint>

@@ -3,18 +3,15 @@
 // share is of free slots, and no head gets more than it has.
 //
 //   uniform_heads          equal shares
-//   pooled_heads           w = (1 - floor) n_h + floor share / heads,  n_h = the head's slots among the best of all heads        Ada-KV,
-//   0.2
+//   pooled_heads           w = (1 - floor) n_h + floor share / heads,  n_h = the head's slots among the best of all    Ada-KV, floor 0.2
 //                          concentrate: a head's scores times the part of their sum that its share / heads best ones hold
-//   table_heads            w = the caller's, one a head                                                                        HeadKV
-//   full_or_stream_heads   heads whose table entry is not zero keep all, the others `stream` slots, whatever the share RazorAttention
+//   table_heads            w = the caller's, one a head                                                                HeadKV
+//   full_or_stream_heads   heads whose table entry is not zero keep all, the others `stream` slots                     RazorAttention
 //
-// Rule H1  Shares sum to the layer's, or to the free slots if these are fewer (apportion's rules). full_or_stream_heads: they sum to no
-// more.
+// Rule H1  Shares sum to the layer's, or to the free slots if these are fewer (apportion's rules); full_or_stream_heads: to no more.
 //
-// errors  shape_mismatch; out_of_range (a weight: `at` is the head; floor outside [0, 1]: -1); not_finite; capacity_exceeded (scratch, or
-// full
-//         heads that do not fit: `at` is what they need)
+// errors  shape_mismatch; out_of_range (a weight: `at` is the head; floor outside [0, 1]: -1); not_finite; capacity_exceeded (scratch;
+//         full heads that do not fit: `at` is what they need)
 // cost    pooled: O(n) on average for the layer's n slots; no allocation
 // from    Feng et al., Ada-KV, 2024; Fu et al., HeadKV, 2024; Tang et al., RazorAttention, 2024
 // differs Ada-KV rounds each head alone and misses the total; it also pools before protection where heads differ in length

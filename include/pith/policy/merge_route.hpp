@@ -8,9 +8,11 @@
 //   route_one             all losers to one more slot, which follows the kept ones                         RazorAttention
 //   route_runs            runs of neighbours with cosine >= threshold go to the best of each run           KVMerger
 //
-// Rule R1  A loser has one target or none; targets are kept slots, never losers. Rule R2  Ties go to the newer slot. Rule R3  A key of
-// length 0 has cosine 0 to all. route_most_similar with centres as the kept slots is EMS: what no centre resembles falls into its "zero
-// class" (no_target).
+// Rule R1  A loser has one target or none; targets are kept slots, never losers.
+// Rule R2  Ties go to the newer slot.
+// Rule R3  A key of length 0 has cosine 0 to all.
+//
+// route_most_similar with class centres as the kept slots is EMS: what no centre resembles is its "zero class" (no_target).
 //
 // keys    [slot][channels], f32; sums in f64
 // errors  shape_mismatch (extents), out_of_range (positions that do not ascend; `at` is the slot), not_finite (a score of route_runs)

@@ -11,15 +11,15 @@
 //   similarity_weights  w_i = max(cos_i, 0) / sum, a kept slot's cosine 1   D2O
 //   gaussian_weights    w_i = g_i / sum, g_i = exp(-|k_i - k_t|^2 / (2 sigma^2)), a kept slot's g is 1      KVMerger, sigma 5
 //
-// Rule M1  Without losers rows and biases come out bit for bit. Rule M2  sum e^bias is the same before and after, but for what is dropped.
+// Rule M1  Without losers rows and biases come out bit for bit.
+// Rule M2  sum e^bias is the same before and after, but for what is dropped.
 //
 // errors  shape_mismatch (extents), out_of_range (a target past the end, `at` is the slot), not_finite (a bias that is NaN or +infinity),
 //         capacity_exceeded (scratch). in and out do not overlap
 // cost    O(n channels); no allocation
 // from    KVMerger, D2O (see merge_route.hpp); RazorAttention's N_d is a bias
-// differs D2O's code does not divide by the sum of weights. KVMerger multiplies values by the run's length and leaves the denominator
-// alone:
-//         `times_count` does that, and is not exact; with a bias it is not needed
+// differs D2O's code does not divide by the sum of weights. KVMerger multiplies values by the run's length and leaves the
+//         denominator alone: `times_count` does that, and is not exact; with a bias it is not needed
 #pragma once
 
 #include <algorithm>

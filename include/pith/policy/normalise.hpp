@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stage "normalise": makes the scores of one row comparable with each other, or with other rows'. Works on a copy; the state is not
-// touched.
+// Stage "normalise": makes the scores of one row comparable with each other, or with other rows'. The state is not touched.
 //
 //   as_is          nothing
 //   per_query      s / min(rows, T - slot): by the queries that could see the slot           kvpress ObservedAttention

@@ -6,10 +6,9 @@
 // The state is the caller's: a score a slot, the scorer's history, and how many slots of each row have a state. Rows may have grown since;
 // what was dropped has been carried over (carry(), decide.hpp).
 //
-// errors  shape_mismatch (arrays or statistics that do not fit, rows of a wide head map that differ in length; `at` is the row where there
-// is
-//         one), out_of_range (a row leaves an array: the row), not_finite (NaN: the slot's place in the state's arrays),
-//         capacity_exceeded (scratch). Nothing is changed on an error
+// errors  shape_mismatch (arrays or statistics that do not fit; rows of a wide head map that differ in length: `at` is the row),
+//         out_of_range (a row leaves an array: the row), not_finite (NaN: the slot's place in the state's arrays), capacity_exceeded
+//         (scratch). Nothing is changed on an error
 // cost    O(slots x query heads of a KV head), twice, because all numbers are looked at before any is kept; no allocation
 #pragma once
 

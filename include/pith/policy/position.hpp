@@ -11,13 +11,11 @@
 //   frequency_i = base^(-2 i / rotary)   unless the caller gives frequencies (YaRN, NTK); channels from `rotary` on are left alone
 //   pair i: channels i and i + rotary / 2 (halves, Llama and NeoX), or 2 i and 2 i + 1 (neighbours, GPT-J)
 //
-// errors  shape_mismatch; out_of_range: positions of an edit that would pass each other or fall below 0 (`at` is the slot), rotary odd or
-// wider
-//         than the row
-// cost    rotate: rotary / 2 sines and cosines a row, f64, results rounded to f32 once; no allocation
-// from    Su et al., RoFormer, 2021; Xiao et al., StreamingLLM, 2023; He et al., PIE, 2024. LM-Infinite clamps distances while attending:
-// that
-//         is no stage of a plan
+// errors  shape_mismatch; out_of_range: positions of an edit that would pass each other or fall below 0 (`at` is the slot), rotary that is
+//         odd or wider than the row
+// cost    rotate: rotary / 2 powers, sines and cosines a row, f64, results rounded to f32 once; no allocation
+// from    Su et al., RoFormer, 2021; Xiao et al., StreamingLLM, 2023; He et al., PIE, 2024. LM-Infinite clamps distances while
+//         attending: that is no stage of a plan
 #pragma once
 
 #include <cmath>

@@ -10,9 +10,8 @@
 //   last_use            s = step if p > threshold,  new slots s = step          Attendre LRA; exact for 2^24 steps
 //   use_count           s = decay s + [p > threshold], new slots from 0         Attendre LFA
 //
-// Rule C1  The state is the score, one f32 a slot, and `history_words` words of 64 bits a slot; it travels with the slot (state is permuted
-// with
-//          the survivors) and belongs to one sequence.
+// Rule C1  The state is the score, one f32 a slot, and `history_words` words of 64 bits a slot. It travels with the slot and belongs to one
+//          sequence.
 // Rule C2  Slots from `known` on are new: what their state held before is not read.
 //
 // cost    O(n), ignored_count O(n W / 64); no allocation

@@ -6,8 +6,7 @@
 // Ties over rows: higher score, then newer slot, then lower row. Marks are changed only on success.
 //
 // errors  shape_mismatch, out_of_range (views that leave their arrays; the floors exceed the count: -1), not_finite (`at` is the slot's
-// place
-//         in the arrays), capacity_exceeded (scratch; `at` is the bytes wanted)
+//         place in the arrays), capacity_exceeded (scratch; `at` is the bytes wanted)
 // cost    O(n) on average for n slots in all, O(n log n) at worst; no allocation
 // from    Feng et al., Ada-KV, 2024 (over the heads of a layer); Kim et al., KVzip, 2025 (over everything)
 #pragma once

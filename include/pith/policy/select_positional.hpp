@@ -2,16 +2,16 @@
 // Selections that look at no score: legal behind any kernel.
 //
 //   select_interval  the N oldest and, as far as the room goes, the newest slots
-//   select_ladder    sinks, newest slots and, between them, steps that differ from layer to layer, so that the layers together remember
-//   more
+//   ladder           sinks, newest slots and, between them, steps that differ from layer to layer: together the layers remember more
 //
 // A ladder over L layers: nb = 1 + ceil((L - S) / (S - O)) slots, of which a layer keeps na = min(ceil(S / (S - O)), nb), starting at slot
 // layer mod (nb - na + 1). With more than C + (nb - na) / 2 slots, as many ladders as bring the length there are laid one after another
 // from a cursor; what lies before the cursor has been through already. When less than a ladder is left before the L newest slots, the
 // cursor goes back to the sinks. All layers keep the same number of slots.
 //
-// Rule L1  Sinks and the L newest slots stay. Rule L2  All layers of one call with one length keep equally many. Rule L3  If not even one
-// ladder fits between them, the oldest slots behind the sinks go (an interval).
+// Rule L1  Sinks and the L newest slots stay.
+// Rule L2  Layers of one length keep equally many.
+// Rule L3  If not even one ladder fits between sinks and newest slots, the oldest behind the sinks go (an interval).
 //
 // errors  out_of_range: room below what an interval needs; options that make no ladder (S >= L, O >= S, or none that drops a slot; -1)
 // cost    O(n); in place; no allocation

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Selection of whole units of one row: pages, chunks, clusters' runs, rounds of a dialogue.
 //
-//   score(unit) = mean, maximum or mean of the best half of its free slots' scores;   the best units, as long as the next one fits, are
-//   kept
+//   score(unit) = mean, maximum or mean of the best half of its free slots' scores; the best units stay, as long as the next one fits
 //
 // Rule U1  Slots that are protected or chosen already neither score nor count; a unit without a free slot is skipped.
 // Rule U2  Ties: higher score, then newer unit. Taking stops at the first unit that does not fit, so that more room never loses a slot.

@@ -2,10 +2,9 @@
 // Stage "smooth": a slot's neighbours count too, so that what is kept comes in runs.
 //
 //   no_smoothing
-//   average_pool<K>   out[i] = sum of in[i - K/2 ... i + K/2] / K        borders: what lies outside counts as 0 (border::zeros, as
-//   published),
-//                                                                        or the sum is divided by the slots inside (border::inside)
-//   max_pool<K>       out[i] = max of in[i - K/2 ... i + K/2]            borders: what lies outside does not count
+//   average_pool<K>   out[i] = sum of in[i - K/2 ... i + K/2] / K      at borders what lies outside counts as 0 (border::zeros, published),
+//                                                                      or the sum is divided by the slots inside (border::inside)
+//   max_pool<K>       out[i] = max of in[i - K/2 ... i + K/2]          at borders what lies outside does not count
 //
 // K is odd, the step is 1. Sums are f64, oldest slot first, so that the result does not depend on tiles or threads. Means over whole chunks
 // and windows are scores of units (select_units.hpp).

@@ -3,10 +3,10 @@
 //
 //   trigger, signal, scorer, normalise, head map, smooth, protect, total, layer split, head split, select, dispose, position
 //
-// Rule S1  A stage is a small value type with `static constexpr stage kind`; its fields are its options, with the paper's numbers as
+// Rule S1  A stage is a small value type with `static constexpr stage kind`; its fields are its options, the paper's numbers their
 // defaults. Rule S2  Stages are pure: all that lives on is the scorer's state, which the caller owns. Rule S3  A stage whose template
 // arguments may be wrong has `static constexpr bool valid`. Rule S4  A bundle is a type with `using stages = stage_list<...>`: it stands
-// for these stages. No stage is given twice.
+// for these stages. No kind of stage is given twice.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,6 @@ enum class stage : std::uint8_t {
   dispose,      // what becomes of the others
   position,     // what becomes of positions
 };
-inline constexpr int stages_of_a_policy = 13;
 
 template <class... Stages>
 struct stage_list {};
