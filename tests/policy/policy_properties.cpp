@@ -43,7 +43,7 @@ list lengths(int rows) {
 
 list kept(std::vector<float> const& of, std::vector<slot_mark> at, std::int64_t count) {
   oracle::memory scratch(pith::select_scratch_bytes(static_cast<std::int64_t>(of.size())));
-  RC_ASSERT(static_cast<bool>(pith::select_top(of, at, count, scratch)));
+  RC_ASSERT(static_cast<bool>(pith::select_top(of, at, count)));
   list out(at.size());
   out.resize(static_cast<std::size_t>(pith::kept_slots(at, out)));
   return out;
@@ -169,8 +169,7 @@ TEST_CASE("law: a permutation of heads permutes pooled selections, and more room
       for (std::int64_t const r : rows_in)
         from.push_back(offset[static_cast<std::size_t>(r)]), of.push_back(length[static_cast<std::size_t>(r)]);
       std::vector<slot_mark> m(s.size(), free_slot);
-      oracle::memory scratch(pith::select_scratch_bytes(static_cast<std::int64_t>(s.size())));
-      RC_ASSERT(static_cast<bool>(pith::select_pooled({s, from, of}, {m, from, of}, count, 0, scratch)));
+      RC_ASSERT(static_cast<bool>(pith::select_pooled({s, from, of}, {m, from, of}, count, 0)));
       return m;
     };
     list straight(static_cast<std::size_t>(rows));

@@ -209,7 +209,7 @@ TEST_CASE("pooled_heads with concentration: a flat head gives way to a peaked on
   std::vector<pith::slot_mark> const marks(12, pith::free_slot);
   std::vector<std::int64_t> const offset{0, 6}, length{6, 6}, free{6, 6};
   pith::head_split_input const in{{scores, offset, length}, {marks, offset, length}, free, {}, 6};
-  oracle::memory scratch(pith::head_split_scratch_bytes(2, 12));
+  oracle::memory scratch(pith::head_split_scratch_bytes(2));
   std::vector<std::int64_t> out(2);
   REQUIRE(pith::pooled_heads{.floor = 0, .concentrate = true}.split(in, out, scratch));
   // Factors: 0.6 / 0.6 = 1 and 0.6 / 1.2 = 0.5. Ranked: 0.6, then six of 0.1.

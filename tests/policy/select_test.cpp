@@ -23,8 +23,7 @@ using list = std::vector<std::int64_t>;
 using marks = std::vector<slot_mark>;
 
 marks top(std::vector<float> const& scores, marks of, std::int64_t count) {
-  oracle::memory scratch(pith::select_scratch_bytes(static_cast<std::int64_t>(scores.size())));
-  REQUIRE(pith::select_top(scores, of, count, scratch));
+  REQUIRE(pith::select_top(scores, of, count));
   return of;
 }
 
@@ -170,8 +169,7 @@ TEST_CASE("select_pooled: one ranking over rows, after each row's floor", "[poli
           auto const& p = rest[static_cast<std::size_t>(i)];
           expected[static_cast<std::size_t>(offset[static_cast<std::size_t>(p.row)] + p.slot)] = chosen_slot;
         }
-        oracle::memory scratch(pith::select_scratch_bytes(static_cast<std::int64_t>(scores.size())));
-        REQUIRE(pith::select_pooled({scores, offset, length}, {after, offset, length}, count, floor, scratch));
+        REQUIRE(pith::select_pooled({scores, offset, length}, {after, offset, length}, count, floor));
         CHECK(after == expected);
       }
     }
@@ -228,25 +226,23 @@ TEST_CASE("selections refuse NaN, wrong extents and too little scratch, and chan
   marks of = before;
   oracle::memory scratch(1000);
   status const bad{errc::not_finite, 3};  // slot 1 is protected: its score is nobody's business
-  CHECK(pith::select_top(scores, of, 1, scratch) == bad);
+  CHECK(pith::select_top(scores, of, 1) == bad);
   CHECK(pith::select_above(scores, of, 0) == bad);
   CHECK(pith::select_mass(scores, of, 0.5, scratch) == bad);
   CHECK(pith::select_random(scores, of, 1) == bad);
   CHECK(pith::select_units(scores, of, pith::even_units{2}, pith::unit_score::mean, 3, scratch) == bad);
   list const offset{0, 2}, length{2, 2};
-  CHECK(pith::select_pooled({scores, offset, length}, {of, offset, length}, 1, 0, scratch) == bad);
+  CHECK(pith::select_pooled({scores, offset, length}, {of, offset, length}, 1, 0) == bad);
   std::vector<float> const good{1, 2, 3, 4};
-  CHECK(pith::select_pooled({good, offset, length}, {of, offset, length}, 0, 1, scratch) == status{errc::out_of_range, -1});
-  CHECK(pith::select_pooled({good, offset, list{2, 3}}, {of, offset, length}, 1, 0, scratch) == status{errc::out_of_range, 1});
-  CHECK(pith::select_pooled({good, offset, length}, {of, offset, length}, 1, 0, {}).code == errc::capacity_exceeded);
-  CHECK(pith::select_top(good, of, 1, {}).code == errc::capacity_exceeded);
+  CHECK(pith::select_pooled({good, offset, length}, {of, offset, length}, 0, 1) == status{errc::out_of_range, -1});
+  CHECK(pith::select_pooled({good, offset, list{2, 3}}, {of, offset, length}, 1, 0) == status{errc::out_of_range, 1});
   CHECK(pith::select_mass(good, of, 1, {}).code == errc::capacity_exceeded);
   CHECK(pith::select_units(good, of, pith::even_units{2}, pith::unit_score::mean, 3, {}).code == errc::capacity_exceeded);
   CHECK(pith::select_units(good, of, pith::even_units{0}, pith::unit_score::mean, 3, scratch) == status{errc::out_of_range, 0});
   CHECK(pith::select_units(good, of, pith::listed_units{list{0, 2, 2}}, pith::unit_score::mean, 3, scratch) ==
         status{errc::out_of_range, 2});
   CHECK(pith::select_units(good, of, pith::listed_units{list{1}}, pith::unit_score::mean, 3, scratch) == status{errc::out_of_range, 0});
-  CHECK(pith::select_top({good.data(), 3}, of, 1, scratch) == status{errc::shape_mismatch, 3});
+  CHECK(pith::select_top({good.data(), 3}, of, 1) == status{errc::shape_mismatch, 3});
   std::vector<float> const both{INFINITY, -INFINITY, 1, 1};
   marks free(4, free_slot);
   CHECK(pith::select_units(both, free, pith::even_units{2}, pith::unit_score::mean, 3, scratch) == status{errc::not_finite, 0});

@@ -52,7 +52,7 @@ struct heads {
   template <class Split>
   list split(Split const& by, std::int64_t share) const {
     list out(length.size(), -7);
-    oracle::memory scratch(pith::head_split_scratch_bytes(static_cast<std::int64_t>(out.size()), static_cast<std::int64_t>(scores.size())));
+    oracle::memory scratch(pith::head_split_scratch_bytes(static_cast<std::int64_t>(out.size())));
     REQUIRE(by.split(input(share), out, scratch));
     return out;
   }
@@ -203,7 +203,7 @@ TEST_CASE("head splits refuse NaN scores, wrong extents and too little scratch",
   std::fill(layer.marks.begin(), layer.marks.end(), pith::free_slot);
   layer.free = {6, 6};
   list out(2);
-  oracle::memory scratch(pith::head_split_scratch_bytes(2, 12));
+  oracle::memory scratch(pith::head_split_scratch_bytes(2));
   CHECK(pith::pooled_heads{}.split(layer.input(3), out, {}).code == errc::capacity_exceeded);
   CHECK(pith::uniform_heads{}.split(layer.input(3), out, {}).code == errc::capacity_exceeded);
   CHECK(pith::pooled_heads{.floor = 2}.split(layer.input(3), out, scratch) == status{errc::out_of_range, -1});

@@ -26,9 +26,9 @@ struct budget_report {
   std::int64_t raised = 0, clipped = 0;  // slots by which totals were raised; protected slots that were given up
 };
 
-constexpr std::int64_t budget_scratch_bytes(std::int64_t rows, std::int64_t slots) {
+constexpr std::int64_t budget_scratch_bytes(std::int64_t rows) {
   return lent_memory::bytes<std::int64_t>(rows) * 6 + lent_memory::bytes<double>(rows) * 2 + apportion_scratch_bytes(rows) +
-         head_split_scratch_bytes(rows, slots);
+         head_split_scratch_bytes(rows);
 }
 
 // scores and marks [row][slot], at the same places. Sets share [row]; clipping frees marks.
@@ -46,7 +46,7 @@ class budget {
     bool const room = memory.take(at_.rows(), held_) && memory.take(at_.rows(), free_) && memory.take(at_.rows(), least_) &&
                       memory.take(at_.rows(), layer_share_) && memory.take(at_.rows(), left_) && memory.take(at_.rows(), even_) &&
                       memory.take(at_.rows(), weight_);
-    if (!room) return {errc::capacity_exceeded, budget_scratch_bytes(at_.rows(), all_slots(at_.length))};
+    if (!room) return {errc::capacity_exceeded, budget_scratch_bytes(at_.rows())};
     rest_ = memory.rest();
     for (std::int64_t r = 0; r < at_.rows(); ++r) {
       auto const i = static_cast<std::size_t>(r);
@@ -123,7 +123,7 @@ class budget {
       if (status const ok = policy_.template at<stage::layer_split>().weights(in_.layers, weights); !ok) return ok;
       std::span<std::int64_t> most;
       lent_memory memory(rest_);
-      if (!memory.take(at_.layers, most)) return {errc::capacity_exceeded, budget_scratch_bytes(at_.rows(), all_slots(at_.length))};
+      if (!memory.take(at_.layers, most)) return {errc::capacity_exceeded, budget_scratch_bytes(at_.rows())};
       for (std::int64_t l = 0; l < at_.layers; ++l)
         most[static_cast<std::size_t>(l)] = all_slots(part(free_, l * at_.kv_heads, at_.kv_heads));
       return apportion(weights, part(least_, 0, at_.layers), most, all.value(), share, memory.rest());

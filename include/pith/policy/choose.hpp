@@ -36,11 +36,11 @@ constexpr std::int64_t choose_scratch_bytes(std::int64_t slots) { return select_
 namespace choose_detail {
 
 // Keeps the best `room` of the chosen slots; the others become free again.
-inline status bound(choose_input const& in, std::span<slot_mark> marks, std::span<std::byte> scratch) {
+inline status bound(choose_input const& in, std::span<slot_mark> marks) {
   if (std::count(marks.begin(), marks.end(), chosen_slot) <= std::max<std::int64_t>(in.room, 0)) return {};
   std::replace(marks.begin(), marks.end(), free_slot, passed_slot);
   std::replace(marks.begin(), marks.end(), chosen_slot, free_slot);
-  status const ok = select_top(in.scores, marks, in.room, scratch);
+  status const ok = select_top(in.scores, marks, in.room);
   std::replace(marks.begin(), marks.end(), passed_slot, free_slot);
   return ok;
 }
@@ -50,8 +50,8 @@ inline status bound(choose_input const& in, std::span<slot_mark> marks, std::spa
 struct best {
   static constexpr stage kind = stage::select;
   static constexpr chooses by = chooses::by_score;
-  status choose(choose_input const& in, std::span<slot_mark> marks, std::span<std::byte> scratch) const {
-    return select_top(in.scores, marks, in.room, scratch);
+  status choose(choose_input const& in, std::span<slot_mark> marks, std::span<std::byte>) const {
+    return select_top(in.scores, marks, in.room);
   }
 };
 
@@ -70,9 +70,9 @@ struct above {
   static constexpr stage kind = stage::select;
   static constexpr chooses by = chooses::by_score;
   float threshold = 0;
-  status choose(choose_input const& in, std::span<slot_mark> marks, std::span<std::byte> scratch) const {
+  status choose(choose_input const& in, std::span<slot_mark> marks, std::span<std::byte>) const {
     if (status const ok = select_above(in.scores, marks, threshold); !ok) return ok;
-    return choose_detail::bound(in, marks, scratch);
+    return choose_detail::bound(in, marks);
   }
 };
 
@@ -82,16 +82,16 @@ struct mass {
   double part = 0.95;
   status choose(choose_input const& in, std::span<slot_mark> marks, std::span<std::byte> scratch) const {
     if (status const ok = select_mass(in.scores, marks, part, scratch); !ok) return ok;
-    return choose_detail::bound(in, marks, scratch);
+    return choose_detail::bound(in, marks);
   }
 };
 
 struct chance {
   static constexpr stage kind = stage::select;
   static constexpr chooses by = chooses::by_score;
-  status choose(choose_input const& in, std::span<slot_mark> marks, std::span<std::byte> scratch) const {
+  status choose(choose_input const& in, std::span<slot_mark> marks, std::span<std::byte>) const {
     if (status const ok = select_random(in.scores, marks, in.seed, in.row, in.births); !ok) return ok;
-    return choose_detail::bound(in, marks, scratch);
+    return choose_detail::bound(in, marks);
   }
 };
 

@@ -48,7 +48,7 @@ struct policy_plan {
 
 constexpr std::int64_t decide_scratch_bytes(std::int64_t rows, std::int64_t slots) {
   return lent_memory::bytes<slot_mark>(slots) + 2 * lent_memory::bytes<float>(slots + 1) + lent_memory::bytes<std::int64_t>(rows) +
-         lent_memory::bytes<std::int64_t>(slots) + lent_memory::bytes<std::int64_t>(rows) + budget_scratch_bytes(rows, slots) +
+         lent_memory::bytes<std::int64_t>(slots) + lent_memory::bytes<std::int64_t>(rows) + budget_scratch_bytes(rows) +
          choose_scratch_bytes(slots) + merge_scratch_bytes(slots + 1);
 }
 
@@ -155,7 +155,7 @@ class decision {
       if (!ok) return ok;
       if constexpr (type<stage::select>::by == chooses::over_all_rows) {
         std::int64_t const all = share.empty() ? 0 : share[0], rows = std::max<std::int64_t>(at_.rows(), 1);
-        return select_pooled(const_scores(), marks_, all, std::min(how.floor, all / rows), rest_);
+        return select_pooled(const_scores(), marks_, all, std::min(how.floor, all / rows));
       } else {
         for (std::int64_t r = 0; r < at_.rows(); ++r) {
           choose_input const in{const_scores().row(r), share[static_cast<std::size_t>(r)], in_.seed, r, row_of(at_, in_.births, r)};

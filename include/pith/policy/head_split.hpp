@@ -12,7 +12,7 @@
 //
 // errors  shape_mismatch; out_of_range (a weight: `at` is the head; floor outside [0, 1]: -1); not_finite; capacity_exceeded (scratch;
 //         full heads that do not fit: `at` is what they need)
-// cost    pooled: O(n) on average for the layer's n slots; no allocation
+// cost    pooled: O(n) for the layer's n slots; no allocation
 // from    Feng et al., Ada-KV, 2024; Fu et al., HeadKV, 2024; Tang et al., RazorAttention, 2024
 // differs Ada-KV rounds each head alone and misses the total; it also pools before protection where heads differ in length
 #pragma once
@@ -33,9 +33,8 @@ struct head_split_input {
 };
 
 // For any split of one layer.
-constexpr std::int64_t head_split_scratch_bytes(std::int64_t heads, std::int64_t slots) {
-  return lent_memory::bytes<double>(heads) + lent_memory::bytes<std::int64_t>(heads) + apportion_scratch_bytes(heads) +
-         select_scratch_bytes(slots);
+constexpr std::int64_t head_split_scratch_bytes(std::int64_t heads) {
+  return 2 * lent_memory::bytes<double>(heads) + 2 * lent_memory::bytes<std::int64_t>(heads) + apportion_scratch_bytes(heads);
 }
 
 namespace head_detail {
@@ -47,7 +46,7 @@ status share_out(head_split_input const& in, std::span<std::int64_t> out, std::s
   std::span<std::int64_t> least;
   lent_memory memory(scratch);
   auto const heads = static_cast<std::int64_t>(out.size());
-  if (!memory.take(heads, weights) || !memory.take(heads, least)) return {errc::capacity_exceeded, head_split_scratch_bytes(heads, 0)};
+  if (!memory.take(heads, weights) || !memory.take(heads, least)) return {errc::capacity_exceeded, head_split_scratch_bytes(heads)};
   for (std::size_t h = 0; h < out.size(); ++h) weights[h] = weight(h), least[h] = 0;
   return apportion(weights, least, in.free, in.share, out, memory.rest());
 }
@@ -66,50 +65,61 @@ struct pooled_heads {
   double floor = 0.2;        // of an even share, for every head
   bool concentrate = false;  // Ada-KV's repository: true
   status split(head_split_input const& in, std::span<std::int64_t> out, std::span<std::byte> scratch) const {
+    std::int64_t const heads = in.scores.rows();
     if (!(floor >= 0 && floor <= 1)) return {errc::out_of_range, -1};
-    if (in.scores.rows() != static_cast<std::int64_t>(out.size()) || in.marks.rows() != in.scores.rows() || in.free.size() != out.size())
-      return {errc::shape_mismatch, in.scores.rows()};
-    std::int64_t all = 0;
-    for (std::int64_t const f : in.free) all += f;
+    if (heads != static_cast<std::int64_t>(out.size()) || in.marks.rows() != heads || in.free.size() != out.size())
+      return {errc::shape_mismatch, heads};
     std::span<std::int64_t> pooled;
-    std::span<ranked_slot> ranked;
+    std::span<double> factor;
     lent_memory memory(scratch);
-    if (!memory.take(static_cast<std::int64_t>(out.size()), pooled))
-      return {errc::capacity_exceeded, head_split_scratch_bytes(in.scores.rows(), all)};
-    if (!lent_memory(memory.rest()).take(all, ranked)) return {errc::capacity_exceeded, head_split_scratch_bytes(in.scores.rows(), all)};
-    std::fill(pooled.begin(), pooled.end(), 0);
-    std::int64_t count = 0;
-    for (std::int64_t h = 0; h < in.scores.rows(); ++h) {
+    if (!memory.take(heads, pooled) || !memory.take(heads, factor)) return {errc::capacity_exceeded, head_split_scratch_bytes(heads)};
+    std::int64_t all = 0;
+    for (std::int64_t h = 0; h < heads; ++h) {
+      auto const i = static_cast<std::size_t>(h);
       if (status const ok = check_scores(in.scores.row(h), in.marks.row(h)); !ok) return ok;
-      if (free_slots(in.marks.row(h)) != in.free[static_cast<std::size_t>(h)]) return {errc::shape_mismatch, h};
-      std::int64_t const own = rank_slots(in.scores.row(h), in.marks.row(h), h, ranked.data() + count);
-      if (concentrate)
-        weigh(in.scores.row(h), ranked.subspan(static_cast<std::size_t>(count), static_cast<std::size_t>(own)),
-              in.share / in.scores.rows());
-      count += own;
+      if (free_slots(in.marks.row(h)) != in.free[i]) return {errc::shape_mismatch, h};
+      factor[i] = concentrate ? concentration(in.scores.row(h), in.marks.row(h), in.free[i], in.share / heads) : 1;
+      all += in.free[i];
     }
-    std::int64_t const best = std::min(std::max<std::int64_t>(in.share, 0), count);
-    if (best < count) std::nth_element(ranked.begin(), ranked.begin() + best, ranked.end());
-    for (std::int64_t i = 0; i < best; ++i) ++pooled[ranked[static_cast<std::size_t>(i)].row];
-    double const even = static_cast<double>(best) / static_cast<double>(std::max<std::size_t>(out.size(), 1));
+    std::int64_t const best = std::min(std::max<std::int64_t>(in.share, 0), all);
+    count_best(in, factor, best, all, pooled);
+    double const even = static_cast<double>(best) / static_cast<double>(std::max<std::int64_t>(heads, 1));
     return head_detail::share_out(in, out, memory.rest(),
                                   [&](std::size_t h) { return (1 - floor) * static_cast<double>(pooled[h]) + floor * even; });
   }
 
  private:
-  // Ranks a head's slots by their scores times (sum of the `best` best) / (sum of all); sums in f64, oldest slot first.
-  static void weigh(std::span<float const> scores, std::span<ranked_slot> ranked, std::int64_t best) {
-    if (best <= 0 || best >= static_cast<std::int64_t>(ranked.size())) return;
-    std::nth_element(ranked.begin(), ranked.begin() + best, ranked.end());
-    ranked_slot const next = ranked[static_cast<std::size_t>(best)];
-    std::sort(ranked.begin(), ranked.end(), [](ranked_slot a, ranked_slot b) { return a.slot < b.slot; });
+  // (sum of the `best` best scores) / (sum of all); sums in f64, oldest slot first; 1 where that is no part of a sum.
+  static double concentration(std::span<float const> scores, std::span<slot_mark const> marks, std::int64_t free, std::int64_t best) {
+    if (best <= 0 || best >= free) return 1;
+    rank_bound bound = bound_of_best([&](auto f) { for_each_free(scores, marks, f); }, best);
     double all = 0, held = 0;
-    for (ranked_slot const& r : ranked) {
-      all += static_cast<double>(scores[r.slot]);
-      if (r < next) held += static_cast<double>(scores[r.slot]);
-    }
-    if (!(all > 0) || !(held >= 0) || !(all <= std::numeric_limits<double>::max())) return;  // no part of a sum
-    for (ranked_slot& r : ranked) r.score = ordered_bits(static_cast<float>(static_cast<double>(scores[r.slot]) * (held / all)));
+    for_each_free(scores, marks, [&](std::uint32_t score, std::uint32_t slot) {
+      all += static_cast<double>(scores[slot]);
+      if (bound.takes(score, slot)) held += static_cast<double>(scores[slot]);
+    });
+    return all > 0 && held >= 0 && all <= std::numeric_limits<double>::max() ? held / all : 1;
+  }
+
+  // How many of each head's slots are among the `best` best of all, scores times their head's factor.
+  static void count_best(head_split_input const& in, std::span<double const> factor, std::int64_t best, std::int64_t all,
+                         std::span<std::int64_t> count) {
+    for (std::size_t h = 0; h < count.size(); ++h) count[h] = best == all ? in.free[h] : 0;
+    if (best == all || best == 0) return;
+    auto const each_of = [&](std::int64_t h, auto f) {
+      auto const scores = in.scores.row(h);
+      double const by = factor[static_cast<std::size_t>(h)];
+      for_each_free(scores, in.marks.row(h), [&](std::uint32_t score, std::uint32_t slot) {
+        f(by == 1 ? score : ordered_bits(static_cast<float>(static_cast<double>(scores[slot]) * by)), slot);
+      });
+    };
+    rank_bound bound = bound_of_best(
+        [&](auto f) {
+          for (std::int64_t h = 0; h < in.scores.rows(); ++h) each_of(h, f);
+        },
+        best);
+    for (std::int64_t h = 0; h < in.scores.rows(); ++h)
+      each_of(h, [&](std::uint32_t score, std::uint32_t slot) { count[static_cast<std::size_t>(h)] += bound.takes(score, slot); });
   }
 };
 

@@ -50,6 +50,13 @@ inline std::int64_t free_slots(std::span<slot_mark const> marks) {
   return count;
 }
 
+// f(ordered score, slot) for every free slot, oldest first.
+template <class F>
+void for_each_free(std::span<float const> scores, std::span<slot_mark const> marks, F f) {
+  for (std::size_t slot = 0; slot < scores.size(); ++slot)
+    if (marks[slot] == free_slot) f(ordered_bits(scores[slot]), static_cast<std::uint32_t>(slot));
+}
+
 // Writes the free slots of a row to `out`, oldest first; how many.
 inline std::int64_t rank_slots(std::span<float const> scores, std::span<slot_mark const> marks, std::int64_t row, ranked_slot* out) {
   std::int64_t count = 0;

@@ -9,35 +9,33 @@
 //
 // Ties are broken by ranking.hpp; a kept list is read off the marks (kept_slots) and is strictly increasing by construction.
 //
-// errors  shape_mismatch; not_finite (NaN score of a free slot: `at`); capacity_exceeded (scratch: `at` is the bytes wanted);
-//         out_of_range (select_mass: `at` is a slot whose score is negative or infinite). Marks are changed only on success.
-// cost    top: O(n) on average, O(n log n) at worst; mass: O(n log n); the others O(n); no allocation
+// errors  shape_mismatch; not_finite (NaN score of a free slot: `at`); select_mass: capacity_exceeded (scratch: `at` is the bytes wanted),
+//         out_of_range (`at` is a slot whose score is negative or infinite). Marks are changed only on success.
+// cost    O(n), mass O(n log n); no allocation
 // differs KVzip keeps what is above its threshold, which loses ties; here the threshold itself is kept
 #pragma once
 
 #include <algorithm>
 
 #include "pith/policy/random.hpp"
-#include "pith/policy/ranking.hpp"
+#include "pith/policy/rank_bound.hpp"
 #include "pith/policy/scratch.hpp"
 
 namespace pith {
 
 constexpr std::int64_t select_scratch_bytes(std::int64_t slots) { return lent_memory::bytes<ranked_slot>(slots); }
 
-inline status select_top(std::span<float const> scores, std::span<slot_mark> marks, std::int64_t count, std::span<std::byte> scratch) {
+inline status select_top(std::span<float const> scores, std::span<slot_mark> marks, std::int64_t count) {
   if (status const ok = check_scores(scores, marks); !ok) return ok;
   if (count <= 0) return {};
-  std::int64_t const free = free_slots(marks);
-  if (count >= free) {
+  if (count >= free_slots(marks)) {
     std::replace(marks.begin(), marks.end(), free_slot, chosen_slot);
     return {};
   }
-  std::span<ranked_slot> ranked;
-  if (!lent_memory(scratch).take(free, ranked)) return {errc::capacity_exceeded, select_scratch_bytes(free)};
-  rank_slots(scores, marks, 0, ranked.data());
-  std::nth_element(ranked.begin(), ranked.begin() + count, ranked.end());
-  for (std::int64_t i = 0; i < count; ++i) marks[ranked[static_cast<std::size_t>(i)].slot] = chosen_slot;
+  rank_bound bound = bound_of_best([&](auto f) { for_each_free(scores, marks, f); }, count);
+  for_each_free(scores, marks, [&](std::uint32_t score, std::uint32_t slot) {
+    if (bound.takes(score, slot)) marks[slot] = chosen_slot;
+  });
   return {};
 }
 

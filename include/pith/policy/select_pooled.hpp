@@ -6,8 +6,8 @@
 // Ties over rows: higher score, then newer slot, then lower row. Marks are changed only on success.
 //
 // errors  shape_mismatch, out_of_range (views that leave their arrays; the floors exceed the count: -1), not_finite (`at` is the slot's
-//         place in the arrays), capacity_exceeded (scratch; `at` is the bytes wanted)
-// cost    O(n) on average for n slots in all, O(n log n) at worst; no allocation
+//         place in the arrays)
+// cost    O(n) for n slots in all; no allocation
 // from    Feng et al., Ada-KV, 2024 (over the heads of a layer); Kim et al., KVzip, 2025 (over everything)
 #pragma once
 
@@ -33,8 +33,7 @@ inline status check_pool(ragged_view<float const> scores, ragged_view<slot_mark>
   return {};
 }
 
-inline status select_pooled(ragged_view<float const> scores, ragged_view<slot_mark> marks, std::int64_t count, std::int64_t floor,
-                            std::span<std::byte> scratch) {
+inline status select_pooled(ragged_view<float const> scores, ragged_view<slot_mark> marks, std::int64_t count, std::int64_t floor) {
   if (status const ok = check_pool(scores, marks); !ok) return ok;
   std::int64_t sure = 0, all = 0;
   for (std::int64_t r = 0; r < marks.rows(); ++r) {
@@ -43,17 +42,17 @@ inline status select_pooled(ragged_view<float const> scores, ragged_view<slot_ma
     all += free;
   }
   if (sure > std::max<std::int64_t>(count, 0)) return {errc::out_of_range, -1};
-  std::span<ranked_slot> ranked;
-  if (!lent_memory(scratch).take(all, ranked)) return {errc::capacity_exceeded, select_scratch_bytes(all)};
-  for (std::int64_t r = 0; r < marks.rows(); ++r) static_cast<void>(select_top(scores.row(r), marks.row(r), floor, scratch));
-  std::int64_t left = 0;
-  for (std::int64_t r = 0; r < marks.rows(); ++r) left += rank_slots(scores.row(r), marks.row(r), r, ranked.data() + left);
-  std::int64_t const more = std::min(count - sure, left);
-  if (more < left) std::nth_element(ranked.begin(), ranked.begin() + more, ranked.begin() + left);
-  for (std::int64_t i = 0; i < more; ++i) {
-    ranked_slot const best = ranked[static_cast<std::size_t>(i)];
-    marks.row(best.row)[best.slot] = chosen_slot;
-  }
+  for (std::int64_t r = 0; r < marks.rows(); ++r) static_cast<void>(select_top(scores.row(r), marks.row(r), count >= all ? all : floor));
+  if (count >= all || count == sure) return {};
+  rank_bound bound = bound_of_best(
+      [&](auto f) {
+        for (std::int64_t r = 0; r < marks.rows(); ++r) for_each_free(scores.row(r), marks.row(r), f);
+      },
+      count - sure);
+  for (std::int64_t r = 0; r < marks.rows(); ++r)
+    for_each_free(scores.row(r), marks.row(r), [&](std::uint32_t score, std::uint32_t slot) {
+      if (bound.takes(score, slot)) marks.row(r)[slot] = chosen_slot;
+    });
   return {};
 }
 
