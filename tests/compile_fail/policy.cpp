@@ -9,9 +9,9 @@
 // expect 6: average_pool<K>, max_pool<K>: K is odd and positive. Fix: average_pool<5>.
 // expect 7: best_of_all: all rows are ranked together, so there is nothing to split. Fix: leave the layer and head splits out.
 // expect 8: ladder_steps<...>: it keeps its own sinks, and equally many slots everywhere. Fix: leave protect and splits out.
-// expect 9: policy<...>: a map over the layer or the model gives all heads the same slots, a head split different ones. Fix: mean_over_group
-// expect 10: merge<Route, by_similarity>: only most_similar knows the similarity; demote<Bits>: 1 to 16 bits. Fix: merge<most_similar, by_similarity>.
-// expect 11: protect<...>: every argument is a class of slots. Fix: sinks<4>, recent<64>, window<32>, last_page<16>, masked_slots or pinned_slots.
+// expect 9: policy<...>: a map over the layer or the model gives all heads the same slots, a head split different ones.
+// expect 10: merge<Route, by_similarity>: only most_similar knows the similarity; demote<Bits>: 1 to 16 bits.
+// expect 11: protect<...>: every argument is a class of slots. Fix: sinks<4>, recent<64>,
 // expect 12: capacity<N>, growing_capacity<N, Every>: N >= 0 and Every > 0. Fix: capacity<1024>.
 // expect 13: policy<...>: every argument is a stage, or a bundle of stages.
 using namespace pith;
