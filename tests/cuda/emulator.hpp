@@ -55,7 +55,7 @@ inline void prepare_fibre(fibre_state& fibre, std::byte* stack, std::size_t byte
 }
 #endif
 
-enum class meeting : std::uint8_t { none, barrier, shuffle, shuffle_xor, any, transpose, multiply_f16, multiply_bf16 };
+enum class meeting : std::uint8_t { none, barrier, shuffle, shuffle_xor, any, ballot, transpose, multiply_f16, multiply_bf16 };
 
 class emulated_block;
 
@@ -88,6 +88,13 @@ class emulated_thread {
     for (int i = 0; i < 32; ++i)
       if (get<std::uint32_t>(slots, i) != 0) return true;
     return false;
+  }
+  std::uint32_t ballot(bool condition) {
+    std::uint32_t const own = condition;
+    auto const& slots = meet(meeting::ballot, &own, 4);
+    std::uint32_t all = 0;
+    for (int i = 0; i < 32; ++i) all |= get<std::uint32_t>(slots, i) << i;
+    return all;
   }
   std::uint32_t transpose(std::uint32_t word) {
     auto const& slots = meet(meeting::transpose, &word, 4);

@@ -40,7 +40,7 @@ struct exponent_window {
     using parts = byte_escapes;  // of a tail that is not raw
 
     // Plane k of a group; sections lie `stride` apart.
-    static constexpr std::int64_t plane_at(int group, int k, std::int64_t stride) noexcept {
+    PITH_HD static constexpr std::int64_t plane_at(int group, int k, std::int64_t stride) noexcept {
       return group / 8 * stride + 24 * (group % 8) + 8 * k;
     }
 

@@ -46,6 +46,7 @@ class device_thread {
     PITH_ON_DEVICE(return __shfl_xor_sync(everyone, x, mask);)
   }
   PITH_HD bool any([[maybe_unused]] bool condition) const { PITH_ON_DEVICE(return __any_sync(everyone, condition);) }
+  PITH_HD std::uint32_t ballot([[maybe_unused]] bool condition) const { PITH_ON_DEVICE(return __ballot_sync(everyone, condition);) }
   PITH_HD std::uint32_t transpose([[maybe_unused]] std::uint32_t word) const {
     PITH_ON_DEVICE(std::uint32_t out; asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(word)); return out;)
   }

@@ -24,13 +24,12 @@ namespace pith::device {
 template <class Storage, int NT, int Terms>
 struct dot_block {
   using operand = dot_operand<Storage>;
-  using stage_of = typename operand::stage;
   using query = query_block<Storage, NT, Terms>;
   static constexpr int steps = operand::pairs / 2;  // of 16 channels, in a unit
 
-  // Adds the scores, without the queries' factors. `stage` and `queries` are in shared memory.
-  template <class Thread>
-  PITH_HD static void run(Thread& t, std::byte const* stage, std::byte const* queries, float (&s)[2][NT][4]) {
+  // Adds the scores, without the queries' factors. `stage`, the block as its operand reads it, and `queries` are in shared memory.
+  template <class Thread, class Stage>
+  PITH_HD static void run(Thread& t, Stage const& stage, std::byte const* queries, float (&s)[2][NT][4]) {
     if constexpr (!operand::is_integer) {
       PITH_UNROLL for (int unit = 0; unit < operand::units; ++unit) {
         operand x;
@@ -53,7 +52,7 @@ struct dot_block {
           constexpr int subs = in_unit / group;
           PITH_UNROLL for (int sub = 0; sub < subs; ++sub) {
             if (unit * subs + sub >= Storage::groups) continue;
-            bool const mine = t.lane() % 4 * stage_of::per_word / group == sub;
+            bool const mine = t.lane() % 4 * operand::stage::per_word / group == sub;
             begin_group(t, queries, unit * subs + sub, part);
             accumulate(t, x, queries, unit, mine ? ~0u : 0u, part);
             add_group(t, stage, queries, unit * subs + sub, part, s);
@@ -101,7 +100,7 @@ struct dot_block {
                                 float (&s)[2][NT][4]) {
     int const g = t.lane() / 4;
     float factor[4], bias[4];
-    load_parameters<Storage>(stage + stage_of::codes_bytes, group, 4 * g, factor, bias);
+    load_parameters<Storage>(stage + operand::stage::codes_bytes, group, 4 * g, factor, bias);
     PITH_UNROLL for (int n = 0; n < NT; ++n) {
       float sums[2] = {};
       if constexpr (query::has_sums) {
@@ -123,14 +122,14 @@ struct dot_block {
     constexpr int subs = Storage::group < block_tokens ? block_tokens / Storage::group : 1;
     int const g = t.lane() / 4, quad = t.lane() % 4;
     PITH_UNROLL for (int sub = 0; sub < subs; ++sub) {
-      std::byte const* const parameters = stage + stage_of::codes_bytes;
+      std::byte const* const parameters = stage + operand::stage::codes_bytes;
       float const unit_scale = operand::largest_scale(t, parameters, sub), inverse = inverse_power(unit_scale);  // powers of two
       float part[2][NT][4] = {}, bias[NT] = {};
       PITH_UNROLL for (int unit = 0; unit < operand::units; ++unit) {
         operand x;
         x.load(stage, unit, t.lane());
         float scales[2 * operand::pairs], biases[2 * operand::pairs];
-        load_parameters<Storage>(parameters, sub, operand::word_of(unit, quad) * stage_of::per_word, scales, biases);
+        load_parameters<Storage>(parameters, sub, operand::word_of(unit, quad) * operand::stage::per_word, scales, biases);
         PITH_UNROLL for (int k = 0; k < steps; ++k) {
           std::uint32_t a[2][4];
           fill(x, k, a);

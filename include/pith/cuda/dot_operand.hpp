@@ -79,6 +79,8 @@ struct dot_operand<Storage> {
   PITH_HD static constexpr int channel(int unit, int t, int pair, int half) noexcept {
     return (4 * unit + t) * codes::per_word + pair + half * pairs;
   }
+  // The first of the four rows that lanes 4 g to 4 g + 3 read.
+  PITH_HD static constexpr int first_row(int g) noexcept { return 4 * g; }
 
   PITH_HD void load(std::byte const* from, int unit, int lane) {
     int const g = lane / 4, row = word_of(unit, lane % 4);
@@ -127,6 +129,7 @@ struct dot_operand<raw_tile<T, Channels, Use, Tokens>> {
   static constexpr int unit_channels = 16;
 
   PITH_HD static constexpr int channel(int unit, int t, int pair, int half) noexcept { return 2 * (8 * unit + 4 * pair + t) + half; }
+  PITH_HD static constexpr int first_row(int g) noexcept { return 4 * g; }
 
   PITH_HD void load(std::byte const* from, int unit, int lane) {
     PITH_UNROLL for (int p = 0; p < 2; ++p) row_[p] =

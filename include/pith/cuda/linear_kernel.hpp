@@ -16,31 +16,20 @@
 
 #include "pith/core/view.hpp"
 #include "pith/cuda/dot_block.hpp"
+#include "pith/cuda/linear_feed.hpp"
 #include "pith/cuda/transform.hpp"
 #include "pith/linear/linear_engine.hpp"
 
 namespace pith::device {
 
-// The piece of a tile that a step takes. The words of raw numbers lie in the order of the channels, so that 64 of them are a tile themselves.
-template <class Leaf>
-struct linear_piece {
-  using storage = Leaf;
-};
-template <storage_scalar T, int Channels>
-struct linear_piece<raw_tile<T, Channels, use::dot>> {
-  using storage = raw_tile<T, Channels % 64 == 0 ? 64 : 32, use::dot>;
-};
-
 // What a product over such tiles needs of a block, for Chunks times 8 NT rows of x: chunks take turns, so that registers hold 8 NT.
 template <class Tile, int NT, int Chunks, int Terms>
 struct linear_form {
-  using storage = typename linear_piece<typename Tile::storage>::storage;
+  using feed = linear_feed<Tile>;
+  using storage = typename feed::storage;
   using dot = dot_block<storage, NT, Terms>;
   using query = query_block<storage, NT, Terms>;
-  using stage = tile_stage<storage>;
-  static constexpr int pieces = Tile::channels / storage::channels;  // of a tile
-  static constexpr std::int64_t piece_bytes = Tile::bytes / pieces;
-  static constexpr int blocks = Tile::tokens / block_tokens;  // of 32 rows, in a tile
+  static constexpr int pieces = feed::pieces;
   static constexpr int rows = 8 * NT * Chunks;
   static constexpr int x_bytes = Chunks * query::bytes;
 
@@ -48,20 +37,22 @@ struct linear_form {
   static constexpr int all_shared = most_shared_bytes;
   static constexpr int half_shared = 80 << 10;  // what two can have on one multiprocessor of sm_80
   static constexpr int wanted_shared = NT >= 4 ? all_shared : half_shared;
-  static constexpr int bytes(int warps) { return warps * stage::bytes + x_bytes; }
-  static constexpr bool fits = 2 * bytes(1) <= all_shared;
+  static constexpr int bytes(int warps) { return warps * feed::ring_bytes + x_bytes; }
+  static constexpr int least(int warps) { return 2 * bytes(warps) + warps * feed::own_bytes; }
+  static constexpr bool fits = least(1) <= all_shared;
   static constexpr int warps = [] {
     for (int const room : {wanted_shared, all_shared})
       for (int w = 8; w > (room == all_shared ? 1 : 2); w /= 2)
-        if (2 * bytes(w) <= room) return w;
+        if (least(w) <= room) return w;
     return 1;
   }();
   static constexpr int stages = [] {
-    int const room = 2 * bytes(warps) <= wanted_shared ? wanted_shared : all_shared, most = room / bytes(warps);
+    int const room = least(warps) <= wanted_shared ? wanted_shared : all_shared, most = (room - warps * feed::own_bytes) / bytes(warps);
     return most > 4 ? 4 : most < 2 ? 2 : most;
   }();
   static constexpr int stage_bytes = bytes(warps);
-  static constexpr int shared_bytes = stages * stage_bytes;
+  static constexpr int own_at = stages * stage_bytes;  // what warps have beside the ring
+  static constexpr int shared_bytes = own_at + warps * feed::own_bytes;
   // On a multiprocessor; one that has room for one only takes the others afterwards.
   static constexpr int min_blocks = warps <= 4 || (shared_bytes <= half_shared && NT < 4) ? 2 : 1;
   static constexpr int group_rows = block_tokens * warps;
@@ -72,12 +63,12 @@ struct linear_kernel {
   using form = linear_form<Tile, NT, Chunks, Terms>;
   using dot = typename form::dot;
   using query = typename form::query;
-  using stage = typename form::stage;
+  using feed = typename form::feed;
   static constexpr int threads = form::warps * warp_lanes;
   static constexpr int min_blocks = form::min_blocks;
   static constexpr int shared_bytes = form::shared_bytes;
 
-  std::byte const* weights;
+  typename feed::matrix weights;
   std::byte const* x;           // [step of a row group][chunk] query blocks
   float* partial;
   std::int64_t steps;           // of all row groups
@@ -91,7 +82,8 @@ struct linear_kernel {
     std::int64_t const first = t.block_x() * run;
     int left = static_cast<int>(first + run < steps ? run : steps - first), wanted = left;
     place now{static_cast<int>(first / steps_of_group), static_cast<int>(first % steps_of_group)};
-    source ahead{now, nullptr, nullptr};
+    source ahead{now, {}, nullptr};
+    typename feed::reader reader;
     find(t, ahead);
     PITH_UNROLL for (int i = 0; i < form::stages - 1; ++i) start(t, i, ahead, wanted);
     float sums[Chunks][2][NT][4] = {};
@@ -101,7 +93,10 @@ struct linear_kernel {
       t.sync();  // everyone's copies are here, and everyone is done with the step before
       start(t, ring == 0 ? form::stages - 1 : ring - 1, ahead, wanted);
       bool const mine = now.group * form::warps + t.warp() < row_blocks;  // there may be none behind the last rows
-      if (mine) add(t, t.shared() + ring * form::stage_bytes, sums);
+      if (mine) {
+        std::byte* const stage = t.shared() + ring * form::stage_bytes;
+        add(t, reader.view(t, weights, stage + t.warp() * feed::ring_bytes, own_of(t), piece_of(t, now)), stage + form::warps * feed::ring_bytes, sums);
+      }
       ring = ring + 1 == form::stages ? 0 : ring + 1;
       --left;
       bool const last = ++now.step == steps_of_group;
@@ -123,14 +118,21 @@ struct linear_kernel {
   };
   struct source {
     place at;
-    std::byte const* weights;  // this warp's tile or piece of one; null behind the last rows
+    feed weights;  // this warp's; none behind the last rows
     std::byte const* x;
   };
   template <class Thread>
+  PITH_HD static std::byte* own_of(Thread& t) {
+    return t.shared() + form::own_at + t.warp() * feed::own_bytes;
+  }
+  template <class Thread>
+  PITH_HD std::int64_t piece_of(Thread& t, place const& at) const {
+    return static_cast<std::int64_t>((at.group * form::warps + t.warp()) / feed::blocks) * steps_of_group + at.step;
+  }
+  template <class Thread>
   PITH_HD void find(Thread& t, source& s) const {
-    int const row_block = s.at.group * form::warps + t.warp();
-    std::int64_t const tile_row = row_block / form::blocks;
-    s.weights = row_block < row_blocks ? weights + (tile_row * steps_of_group + s.at.step) * form::piece_bytes : nullptr;
+    s.weights.from = nullptr;
+    if (s.at.group * form::warps + t.warp() < row_blocks) s.weights.seek(t, weights, piece_of(t, s.at));
     s.x = x + static_cast<std::int64_t>(s.at.step) * form::x_bytes;
   }
 
@@ -139,15 +141,13 @@ struct linear_kernel {
   PITH_HD void start(Thread& t, int ring, source& from, int& wanted) const {
     if (wanted > 0) {
       std::byte* const to = t.shared() + ring * form::stage_bytes;
-      if (from.weights != nullptr) {
-        stage::template start<warp_lanes>(t, t.lane(), to + t.warp() * stage::bytes, from.weights,
-                                          form::blocks == 1 ? 0 : (from.at.group * form::warps + t.warp()) % form::blocks);
-        from.weights += form::piece_bytes;
-      }
+      if (from.weights.from != nullptr)
+        from.weights.start(t, weights, to + t.warp() * feed::ring_bytes, own_of(t),
+                           feed::blocks == 1 ? 0 : (from.at.group * form::warps + t.warp()) % feed::blocks);
       constexpr int granules = form::x_bytes / 16;
       int const thread = thread_of(t);
       PITH_UNROLL for (int base = 0; base < granules; base += threads) if (granules % threads == 0 || base + thread < granules)
-          t.copy16(to + form::warps * stage::bytes + 16 * (base + thread), from.x + 16 * (base + thread));
+          t.copy16(to + form::warps * feed::ring_bytes + 16 * (base + thread), from.x + 16 * (base + thread));
       from.x += form::x_bytes;
       if (++from.at.step == steps_of_group) {
         from.at.step = 0, ++from.at.group;
@@ -158,10 +158,8 @@ struct linear_kernel {
     t.commit();
   }
 
-  template <class Thread>
-  PITH_HD void add(Thread& t, std::byte const* shared, float (&sums)[Chunks][2][NT][4]) const {
-    std::byte const* const own = shared + t.warp() * stage::bytes;
-    std::byte const* queries = shared + form::warps * stage::bytes;
+  template <class Thread, class View>
+  PITH_HD void add(Thread& t, View const& own, std::byte const* queries, float (&sums)[Chunks][2][NT][4]) const {
     for (int chunk = 0; chunk == 0 || 8 * NT * chunk < batch; ++chunk, queries += query::bytes) {  // not unrolled: registers are for one
       float s[2][NT][4] = {};
       dot::run(t, own, queries, s);
@@ -178,7 +176,8 @@ struct linear_kernel {
 
   template <class Thread>
   PITH_HD void save(Thread& t, int group, float const (&sums)[Chunks][2][NT][4]) const {
-    float* const to = partial + (t.block_x() + group) * batch * form::group_rows + block_tokens * t.warp() + t.lane() / 4 * 4;
+    float* const to = partial + (t.block_x() + group) * batch * form::group_rows + block_tokens * t.warp() +
+                      dot::operand::first_row(t.lane() / 4);
     PITH_UNROLL for (int c = 0; c < Chunks; ++c)
       PITH_UNROLL for (int n = 0; n < NT; ++n)
         PITH_UNROLL for (int i = 0; i < 2; ++i) {

@@ -14,6 +14,7 @@
 #include "pith/cuda/environment.hpp"
 #include "pith/cuda/linear_kernel.hpp"
 #include "pith/cuda/linear_merge.hpp"
+#include "pith/cuda/window_feed.hpp"
 
 namespace pith {
 namespace device {
@@ -53,8 +54,8 @@ struct linear_launch {
     p.steps_of_group = w.panels() * Form::pieces;
     p.steps = p.groups * p.steps_of_group;
     std::int64_t const resident = std::int64_t{multiprocessors} * Form::min_blocks;
-    std::int64_t const weight_bytes = Form::warps * Form::piece_bytes / Form::blocks, partial_bytes = rows * Form::group_rows * 4;
-    p.run = std::max(divide_up(p.steps, resident), divide_up(partial_bytes, weight_bytes));
+    std::int64_t const weight_bytes = Form::warps * Form::feed::piece_bytes / Form::feed::blocks, partial_bytes = rows * Form::group_rows * 4;
+    p.run = round_up(std::max(divide_up(p.steps, resident), divide_up(partial_bytes, weight_bytes)), Form::feed::least_run);
     p.blocks = divide_up(p.steps, p.run);
     p.partial_at = round_up(p.steps_of_group * Form::x_bytes, 128);
     p.bytes = p.partial_at + (p.blocks + p.groups - 1) * partial_bytes;
@@ -70,6 +71,14 @@ struct linear_launch {
     ask(std::min<std::int64_t>(batch, most_rows));
     ask(batch > most_rows ? batch % most_rows : 0);
     return most;
+  }
+
+  template <class Feed, environment Environment>
+  static typename Feed::matrix matrix_of(Environment const& env, packed_tiles<Tile> const& w) {
+    if constexpr (packed_tiles<Tile>::has_tails)
+      return {w.data, w.fixed_bytes(), w.size, env.status_word()};
+    else
+      return {w.data};
   }
 
   // At most `most_rows` rows of x.
@@ -89,7 +98,7 @@ struct linear_launch {
                                        {.x = w.panels(), .y = chosen::rows / lay_down::warps, .shared_bytes = lay_down::shared_bytes});
           !ok)
         return ok;
-      multiply const product{.weights = w.data,
+      multiply const product{.weights = matrix_of<typename chosen::feed>(env, w),
                              .x = prepared,
                              .partial = partial,
                              .steps = p.steps,

@@ -17,6 +17,8 @@
 //         The same call on the same device gives the same bits
 #pragma once
 
+#include "pith/cuda/decode_huffman.hpp"
+#include "pith/cuda/decode_rans.hpp"
 #include "pith/cuda/linear_launch.hpp"
 #include "pith/cuda/weight_rows.hpp"
 #include "pith/linear/packed_matrix.hpp"
@@ -29,10 +31,15 @@ template <class Tile, class Accuracy>
 consteval bool check_product() {
   if constexpr (!check_accuracy<Accuracy>()) {
     return false;
-  } else if constexpr (!has_product_form<Tile>) {
+  } else if constexpr (variable_tile<Tile> && !is_window_tile<Tile>) {
+    static_assert(is_window_tile<Tile>,
+                  "[pith] packed_matrix<dynamic_float<...>, ..., cuda>: this coder has no product on a device. Fix: dynamic_float<bf16>, laid out for "
+                  "use::dot; or unpack(env, w) and multiply that.");
+    return false;
+  } else if constexpr (!has_product_form<Tile> && !is_window_tile<Tile>) {
     static_assert(has_product_form<Tile>,
                   "[pith] packed_matrix<C, ..., cuda>: C has no product on a device. Fix: integer codes (int2 to int8), block_float, raw<bf16> or "
-                  "raw<f16>, and pipes over them.");
+                  "raw<f16>, pipes over them, dynamic_float<bf16>.");
     return false;
   } else if constexpr (Tile::storage::used_for != use::dot) {
     static_assert(Tile::storage::used_for == use::dot,
@@ -45,6 +52,15 @@ consteval bool check_product() {
   } else {
     return true;
   }
+}
+
+// Whether a kernel decodes such tiles.
+template <class Tile>
+consteval bool check_unpack() {
+  static_assert(has_coder_symbols<Tile>,
+                "[pith] unpack(env, w): only dynamic_float with exponent_window, huffman or rans_exponents is unpacked on a device. Fix: "
+                "decode_tiles for codecs of fixed rate.");
+  return has_coder_symbols<Tile>;
 }
 
 }  // namespace device
@@ -68,27 +84,52 @@ class packed_matrix<Codec, Use, Panel, cuda> {
     std::int64_t const rows = w.extent[0], columns = w.extent[1];
     if (rows <= 0 || columns <= 0) return status{errc::shape_mismatch, rows <= 0 ? rows : columns};
     if (status const ok = tiles::check_memory(memory, bound_bytes(rows, columns), errc::capacity_exceeded); !ok) return ok;
-    packed_matrix const made(memory.data(), rows, columns);
+    packed_matrix const made(memory, rows, columns);
     device::weight_tiles<tile, std::remove_const_t<T>> const jobs{w, memory.data(), made.tiles_.panels()};
     if (status const ok = encode_tiles<tile>(env, jobs, made.tiles_.row_blocks() * jobs.panels); !ok) return ok;
     return made;
   }
 
-  // A matrix over bytes in device memory that were packed before, anywhere. They are not copied and must outlive it; any bytes are safe.
+  // A matrix over bytes in device memory that were packed before, anywhere. They are not copied and must outlive it; any bytes are safe. The
+  // host does not read them: of a variable rate `memory` is all of the packed matrix, and a tile that cannot be read sets the status word to
+  // bad_format, `at` its first byte, when a product or unpack meets it, or check.
   //
   // errors  shape_mismatch  an extent that is not positive; `at` is the extent
   //         misaligned      `at` is what the address exceeds a multiple of 64 by
-  //         truncated       `at` is the bytes wanted, bound_bytes(rows, columns)
+  //         truncated       `at` is the bytes wanted, of a variable rate at least
   static result<packed_matrix> open(std::span<std::byte const> memory, std::int64_t rows, std::int64_t columns) noexcept {
     if (rows <= 0 || columns <= 0) return status{errc::shape_mismatch, rows <= 0 ? rows : columns};
-    if (status const ok = tiles::check_memory(memory, bound_bytes(rows, columns), errc::truncated); !ok) return ok;
-    return packed_matrix(memory.data(), rows, columns);
+    std::int64_t wanted = bound_bytes(rows, columns);
+    if constexpr (tiles::has_tails)
+      if (wanted != std::numeric_limits<std::int64_t>::max()) wanted = tiles{memory.data(), rows, columns}.fixed_bytes() + tail_padding;
+    if (status const ok = tiles::check_memory(memory, wanted, errc::truncated); !ok) return ok;
+    return packed_matrix(memory, rows, columns);
   }
 
   std::int64_t rows() const noexcept { return tiles_.rows; }
   std::int64_t columns() const noexcept { return tiles_.columns; }
-  std::span<std::byte const> bytes() const noexcept {
-    return {tiles_.data, static_cast<std::size_t>(bound_bytes(tiles_.rows, tiles_.columns))};
+  std::span<std::byte const> bytes() const noexcept { return {tiles_.data, static_cast<std::size_t>(tiles_.size)}; }
+
+  // Decodes the whole matrix, bit for bit, into w [row][column]: dynamic_float only. One launch.
+  //
+  // errors  shape_mismatch; `at` is the extent that does not fit. Else what launching gives; bad_format in the status word, see open
+  template <device::environment Environment, class T>
+  status unpack(Environment const& env, matrix_view<T, space::device> w) const noexcept {
+    if constexpr (device::check_unpack<tile>()) {
+      static_assert(std::is_same_v<T, typename tile::scalar>, "[pith] unpack(env, w): w has the numbers that were packed. Fix: matrix_view<bf16, space::device>.");
+      if (w.extent[0] != rows() || w.extent[1] != columns()) return {errc::shape_mismatch, w.extent[0] != rows() ? w.extent[0] : w.extent[1]};
+      return device::decode_floats(env, tiles_, w);
+    } else {
+      return {errc::unsupported};
+    }
+  }
+  // Reads all of it, and sets the status word as open says.
+  template <device::environment Environment>
+  status check(Environment const& env) const noexcept {
+    if constexpr (device::check_unpack<tile>())
+      return device::decode_floats(env, tiles_, {});
+    else
+      return {errc::unsupported};
   }
 
   // Bytes of the environment's scratch that a product with `batch` rows needs.
@@ -122,7 +163,8 @@ class packed_matrix<Codec, Use, Panel, cuda> {
   }
 
  private:
-  packed_matrix(std::byte const* data, std::int64_t rows, std::int64_t columns) noexcept : tiles_{data, rows, columns} {}
+  packed_matrix(std::span<std::byte const> memory, std::int64_t rows, std::int64_t columns) noexcept
+      : tiles_{memory.data(), rows, columns, tiles::has_tails ? std::ssize(memory) : bound_bytes(rows, columns)} {}
 
   tiles tiles_;
 };

@@ -11,6 +11,7 @@
 //   t.sync()  t.sync_warp()              barriers of the block and of the warp; what was written before is seen behind it
 //   t.shuffle(x, lane)  shuffle_xor(x, mask)   x of another lane (4 bytes)
 //   t.any(condition)                     whether it holds in any lane
+//   t.ballot(condition)                  in which lanes it holds: bit i for lane i
 //   t.transpose(word)                    8 x 8 numbers of 16 bits: lane 4g+t holds row g, columns 2t (low) and 2t+1; the transpose comes back
 //   t.multiply<T>(c, a, b)               c += A B in f32, T = f16 or bf16: A 16 x 16, B 16 x 8, in the lanes' registers:
 //                                          a[0] row g, k 2t and 2t+1;  a[1] row g+8;  a[2], a[3] the same rows, k 2t+8 and 2t+9
@@ -22,7 +23,7 @@
 //                                        behind a barrier that follows
 //   t.store_once(word, value)            sets a device word that is 0, and leaves one that is not: the first error stays
 //
-// Collective calls (shuffle, any, transpose, multiply, sync_warp) are made by all 32 lanes together, sync by the whole block.
+// Collective calls (shuffle, any, ballot, transpose, multiply, sync_warp) are made by all 32 lanes together, sync by the whole block.
 #pragma once
 
 #include <concepts>
@@ -43,6 +44,7 @@ concept device_like = requires(T& t, std::byte* to, std::byte const* from, float
   { t.shared() } -> std::same_as<std::byte*>;
   { t.shuffle_xor(x, 1) } -> std::same_as<float>;
   { t.any(true) } -> std::same_as<bool>;
+  { t.ballot(true) } -> std::same_as<std::uint32_t>;
   { t.transpose(0u) } -> std::same_as<std::uint32_t>;
   t.template multiply<f16>(c, a, b);
   t.copy16(to, from);
@@ -68,6 +70,26 @@ template <int First = 1, int Behind = warp_lanes, class Thread>
 PITH_HD inline float largest_over_lanes(Thread& t, float x) {
   PITH_UNROLL for (int mask = First; mask < Behind; mask *= 2) x = larger(x, t.shuffle_xor(x, mask));
   return x;
+}
+
+
+struct lane_sum {
+  int before, total;  // of the lanes below; of all, known to be the same in each
+};
+// Collective.
+template <class Thread>
+PITH_HD inline lane_sum sum_before(Thread& t, int x) {
+  int sum = x;
+  PITH_UNROLL for (int apart = 1; apart < warp_lanes; apart *= 2) {
+    int const other = t.shuffle(sum, t.lane() - apart);
+    if (t.lane() >= apart) sum += other;
+  }
+  return {sum - x, t.shuffle(sum, warp_lanes - 1)};
+}
+// Lanes of a ballot below this one.
+template <class Thread>
+PITH_HD inline int rank_in(Thread const& t, std::uint32_t ballot) {
+  return count_bits(ballot & ((1u << t.lane()) - 1u));
 }
 
 }  // namespace pith::device

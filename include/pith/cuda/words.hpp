@@ -43,6 +43,26 @@ PITH_HD inline std::uint32_t pick_bytes(std::uint32_t a, std::uint32_t b, std::u
 #endif
 }
 
+// Of bits that are one, and the place of the lowest of them; some bit is one.
+PITH_HD inline int count_bits(std::uint32_t word) noexcept {
+#if defined(__CUDA_ARCH__)
+  return __popc(word);
+#else
+  return __builtin_popcount(word);
+#endif
+}
+PITH_HD inline int lowest_bit(std::uint32_t word) noexcept {
+#if defined(__CUDA_ARCH__)
+  return __ffs(static_cast<int>(word)) - 1;
+#else
+  return __builtin_ctz(word);
+#endif
+}
+// 32 bits of two words from a bit of the lower one on.
+PITH_HD inline std::uint32_t bits_from(std::uint32_t low, std::uint32_t high, unsigned bit) noexcept {
+  return static_cast<std::uint32_t>((static_cast<std::uint64_t>(high) << 32 | low) >> (bit & 31u));
+}
+
 PITH_HD inline float float_of_f16(std::uint32_t low_bits) noexcept {
 #if defined(__CUDA_ARCH__)
   float out;

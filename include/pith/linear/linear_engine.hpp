@@ -85,9 +85,9 @@ struct packed_tiles {
   }();
   static constexpr std::int64_t padding = has_tails ? tail_padding : 0;
 
-
   std::byte const* data = nullptr;
   std::int64_t rows = 0, columns = 0;
+  std::int64_t size = 0;  // bytes from data on, where a reader of tails wants to know
 
   std::int64_t row_blocks() const { return divide_up(rows, Tile::tokens); }
   std::int64_t panels() const { return divide_up(columns, Tile::channels); }
