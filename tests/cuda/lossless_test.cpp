@@ -41,7 +41,7 @@ void check_bits(weights_kind kind, std::int64_t rows, std::int64_t columns, std:
 
 TEST_CASE("device product: lossless weights give the bits of raw ones", "[cuda][dynamic_float]") {
   for (auto const kind : {weights_kind::trained, weights_kind::scaled_rows, weights_kind::rare}) check_bits<integer_accuracy>(kind, 33, 512, 1);
-  check_bits<exact_accuracy>(weights_kind::trained, 60, 256, 3);
+  check_bits<exact_accuracy>(weights_kind::trained, 60, 512, 3);
   check_bits<integer_accuracy>(weights_kind::trained, 20, 200, 33);
 }
 

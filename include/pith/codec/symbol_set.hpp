@@ -62,7 +62,10 @@ PITH_HD constexpr symbol_set load_symbols(std::byte const* from, std::int64_t by
   return runs == 0 || number > 256 ? symbol_set{0, 0} : symbol_set{number, 1 + 2 * runs};
 }
 
-// Calls give(i, symbol) for the symbols of a stored set, in order.
+// Calls give(i, symbol) for the symbols of a stored set, in order; on the host, `give` may be a host function.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
 template <class Give>
 PITH_HD constexpr void each_symbol(std::byte const* from, Give give) noexcept {
   int const runs = static_cast<int>(from[0]);

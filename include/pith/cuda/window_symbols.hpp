@@ -23,7 +23,7 @@ namespace pith::device {
 class window_symbols {
  public:
   static constexpr int groups = warp_lanes;                     // that expand() takes at once
-  static constexpr int bytes = groups * 64 + 2 * warp_lanes;    // of shared memory, 16-byte aligned
+  static constexpr int bytes = groups * 64 + 2 * warp_lanes + 16;  // of shared memory, 16-byte aligned
 
   // Where number j of a group lies.
   PITH_HD static constexpr int place(int group, int j) noexcept {
@@ -76,38 +76,27 @@ class window_symbols {
     good_ = good_ && taken_ + escapes.total <= escapes_;
     if (!good_ || escapes.total == 0) return;
 
-    std::uint64_t bits = 0;
-    if (number > 0) bits = bits_at(8 * static_cast<unsigned>(byte_escapes::first_at) + static_cast<unsigned>(taken_ + escapes.before)) << (64 - number) >> (64 - number);
+    // In stream order: bit i of `bits` is whether escape i of this lane is a further one.
+    std::uint64_t const bits = bits_at(8 * static_cast<unsigned>(byte_escapes::first_at) + static_cast<unsigned>(taken_ + escapes.before));
     taken_ += escapes.total;
-    std::uint64_t const lower = (std::uint64_t{1} << in_low) - 1;
-    std::uint32_t left[2] = {deposit(escape[0], static_cast<std::uint32_t>(bits & lower)), deposit(escape[1], static_cast<std::uint32_t>(bits >> in_low))};
-    lane_sum const further = sum_before(t, count_bits(left[0]) + count_bits(left[1]));
+    std::uint32_t const which[2] = {static_cast<std::uint32_t>(bits) & low_bits(in_low),
+                                    static_cast<std::uint32_t>(bits >> in_low) & low_bits(number - in_low)};
+    lane_sum const further = sum_before(t, count_bits(which[0]) + count_bits(which[1]));
     good_ = second_ + (further_ + further.total + 3) / 4 <= bytes_;
     if (!good_) return;
     auto* const list = reinterpret_cast<std::uint16_t*>(symbols + groups * 64);
-    int rank = further.before;
     for (int first = 0; first < further.total; first += warp_lanes) {
-      for (; rank < first + warp_lanes && (left[0] | left[1]) != 0; ++rank) {
-        int const half = left[0] != 0 ? 0 : 1, bit = lowest_bit(half == 0 ? left[0] : left[1]);
-        std::uint32_t const negative = (half == 0 ? sign.at[0] : sign.at[1]) >> bit & 1u;
-        list[rank - first] = static_cast<std::uint16_t>(negative << 15 | static_cast<unsigned>(64 * t.lane() + 32 * half + bit));
-        (half == 0 ? left[0] : left[1]) &= (half == 0 ? left[0] : left[1]) - 1u;
-      }
+      int slot = further.before - first;
+      PITH_UNROLL for (int half = 0; half < 2; ++half)
+        for (std::uint32_t left = escape[half], bits_left = which[half]; bits_left != 0; bits_left >>= 1, left &= left - 1u) {
+          unsigned const listed = (bits_left & 1u) != 0 ? static_cast<unsigned>(slot) : warp_lanes;  // those that are not go behind the list
+          list[listed < warp_lanes ? listed : warp_lanes] = static_cast<std::uint16_t>(64 * t.lane() + 32 * half + lowest_bit(left));
+          slot += static_cast<int>(bits_left & 1u);
+        }
       t.sync_warp();
-      bool const mine = first + t.lane() < further.total;
-      unsigned which = 0;
-      if (mine) which = static_cast<unsigned>(bits_at(8 * static_cast<unsigned>(second_) + 2 * static_cast<unsigned>(further_ + first + t.lane()))) & 3u;
-      std::uint32_t const from_bytes = t.ballot(mine && which == 3);
-      int const byte = bytes_ - 1 - raws_ - rank_in(t, from_bytes);
-      raws_ += count_bits(from_bytes);
-      good_ = second_ + raws_ <= bytes_;
+      patch(t, first, further.total, list, symbols);
+      t.sync_warp();
       if (!good_) return;
-      if (mine) {
-        std::uint32_t const at = list[t.lane()];
-        std::uint32_t const h = which == 3 ? static_cast<std::uint32_t>(bits_at(8 * static_cast<unsigned>(byte))) : common_ >> (8 * which + 8);
-        symbols[place(static_cast<int>(at >> 6 & 31u), static_cast<int>(at & 63u))] = static_cast<std::byte>((h & 127u) | at >> 15 << 7);
-      }
-      t.sync_warp();
     }
     further_ += further.total;
   }
@@ -134,17 +123,23 @@ class window_symbols {
     }
   }
 
-  // Bits, the lowest first, to the places of a mask's, of which there are no fewer. Four at a time without a branch; seldom are there more.
-  PITH_HD static std::uint32_t deposit(std::uint32_t mask, std::uint32_t bits) {
-    std::uint32_t out = 0;
-    for (; bits != 0; bits >>= 4)
-      PITH_UNROLL for (int i = 0; i < 4; ++i) {
-        std::uint32_t const rest = mask & (mask - 1u);
-        if ((bits >> i & 1u) != 0) out |= mask ^ rest;
-        mask = rest;
-      }
-    return out;
+  // A lane takes one of the listed numbers and stores its symbol, whose sign is there.
+  template <class Thread>
+  PITH_HD void patch(Thread& t, int first, int total, std::uint16_t const* list, std::byte* symbols) {
+    bool const mine = first + t.lane() < total;
+    int const number = further_ + first + t.lane();
+    std::uint32_t const two = mine ? byte_at(second_ + number / 4) >> (number % 4 * 2) & 3u : 0u;
+    std::uint32_t const from_bytes = t.ballot(two == 3);
+    int const raw = bytes_ - 1 - raws_ - rank_in(t, from_bytes);
+    raws_ += count_bits(from_bytes);
+    good_ = second_ + raws_ <= bytes_;
+    if (!good_ || !mine) return;
+    int const at = list[t.lane()];
+    std::byte* const symbol = symbols + place(at / 64, at % 64);
+    std::uint32_t const h = two == 3 ? byte_at(raw) : common_ >> (8 * two + 8);
+    *symbol = static_cast<std::byte>((static_cast<std::uint32_t>(*symbol) & 0x80u) | (h & 0x7fu));
   }
+  PITH_HD std::uint32_t byte_at(int i) const { return static_cast<std::uint32_t>(words_[static_cast<int>(first_bit_ / 8) + i]); }
 
   PITH_HD void copy_raw(unsigned first, std::byte* own, int key) const {
     PITH_UNROLL for (int i = 0; i < 4; ++i) {

@@ -31,10 +31,12 @@ PITH_HD inline std::uint32_t and_or(std::uint32_t word, std::uint32_t mask, std:
 #endif
 }
 
-// Byte i of the result is byte (selector >> 4i & 7) of a (0 to 3) and b (4 to 7).
+// Byte i of the result is byte (selector >> 4i & 7) of a (0 to 3) and b (4 to 7); bits 3, 7, 11 and 15 of a selector are 0.
 PITH_HD inline std::uint32_t pick_bytes(std::uint32_t a, std::uint32_t b, std::uint32_t selector) noexcept {
 #if defined(__CUDA_ARCH__)
-  return __byte_perm(a, b, selector);
+  std::uint32_t out;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(selector));  // __byte_perm clears those bits first
+  return out;
 #else
   std::uint64_t const both = a | static_cast<std::uint64_t>(b) << 32;
   std::uint32_t out = 0;
@@ -58,6 +60,8 @@ PITH_HD inline int lowest_bit(std::uint32_t word) noexcept {
   return __builtin_ctz(word);
 #endif
 }
+// The lowest bits, 0 to 32 of them.
+PITH_HD inline std::uint32_t low_bits(int number) noexcept { return static_cast<std::uint32_t>((std::uint64_t{0xffffffffu} << number) >> 32); }
 // 32 bits of two words from a bit of the lower one on.
 PITH_HD inline std::uint32_t bits_from(std::uint32_t low, std::uint32_t high, unsigned bit) noexcept {
   return static_cast<std::uint32_t>((static_cast<std::uint64_t>(high) << 32 | low) >> (bit & 31u));
