@@ -23,12 +23,12 @@ struct dot_kernel_of_one {
   float const* queries;  // [8 NT][channels]
   float* scores;         // [8 NT][32]
 
-  static constexpr int query_at = dot::stage_of::bytes, row_at = query_at + dot::query::bytes;
+  static constexpr int query_at = dot::operand::stage::bytes, row_at = query_at + dot::query::bytes;
   static constexpr int shared_bytes = row_at + 4 * Storage::channels;
 
   template <device::device_like Thread>
   void operator()(Thread& t) const {
-    dot::stage_of::template start<32>(t, t.lane(), t.shared(), tile, block);
+    dot::operand::stage::template start<32>(t, t.lane(), t.shared(), tile, block);
     t.commit();
     auto* const row = reinterpret_cast<float*>(t.shared() + row_at);
     for (int r = 0; r < 8 * NT; ++r) {

@@ -56,7 +56,7 @@ struct coder_symbols<Tile, exponent_window> {
     bool const here = group < Tile::groups;
     symbols.expand(t, here ? fixed + Tile::planes_at + Tile::coder::plane_at(group, 0, Tile::section_bytes) : nullptr, number / 64, shared);
   }
-  PITH_HD static std::uint32_t at(std::byte const* shared, int i) { return static_cast<std::uint32_t>(shared[window_symbols::place(i / 64, i % 64)]); }
+  PITH_HD static std::uint32_t at(std::byte const* shared, int i) { return static_cast<std::uint32_t>(shared[window_symbols::place(static_cast<unsigned>(i) / 64, static_cast<unsigned>(i) % 64)]); }
   PITH_HD bool finished() const { return symbols.finished(); }
 };
 

@@ -5,9 +5,9 @@
 //   planes     sign, low and high bit of a code are three bits of a nibble; a byte permutation looks four of them up: symbols of four numbers.
 //              Code 3 becomes the tail's common[0], which three of four escapes of a trained weight are
 //   escapes    ranks by prefix sums over lanes; a group's bits of the first stage go to the places of its escapes
-//   further    those that are not common[0], listed in order, 32 at a time: a lane takes one, reads its 2 bits, or its byte, and stores it
+//   further    those that are not common[0] are listed in order; then a lane takes one, reads its 2 bits, or its byte, and stores it
 //
-// Symbols go to shared memory: | 64 bytes for each group | 32 places of 16 bits |. In a group, each 8 numbers lie as 0 1 4 5 2 3 6 7, so that
+// Symbols go to shared memory: | 64 bytes for each group | the list |. In a group, each 8 numbers lie as 0 1 4 5 2 3 6 7, so that
 // a byte permutation of them and the rests gives two numbers (window_operand.hpp); granules of 16 bytes are moved so that neither the lanes
 // of this header nor the operand's have a bank conflict.
 //
@@ -23,10 +23,11 @@ namespace pith::device {
 class window_symbols {
  public:
   static constexpr int groups = warp_lanes;                     // that expand() takes at once
-  static constexpr int bytes = groups * 64 + 2 * warp_lanes + 16;  // of shared memory, 16-byte aligned
+  static constexpr int listed = 64;                             // numbers at once; a piece of trained weights has about 35
+  static constexpr int bytes = groups * 64 + 2 * listed + 16;  // of shared memory, 16-byte aligned
 
   // Where number j of a group lies.
-  PITH_HD static constexpr int place(int group, int j) noexcept {
+  PITH_HD static constexpr unsigned place(unsigned group, unsigned j) noexcept {
     return 64 * group + 16 * (j / 16 ^ group / 2 % 4) + (j & 9) + (j & 2) * 2 + (j & 4) / 2;
   }
 
@@ -74,7 +75,8 @@ class window_symbols {
     int const in_low = count_bits(escape[0]), number = in_low + count_bits(escape[1]);
     lane_sum const escapes = sum_before(t, number);
     good_ = good_ && taken_ + escapes.total <= escapes_;
-    if (!good_ || escapes.total == 0) return;
+    // Votes: only then does the compiler know that the warp stays together.
+    if (t.any(!good_ || escapes.total == 0)) return;
 
     // In stream order: bit i of `bits` is whether escape i of this lane is a further one.
     std::uint64_t const bits = bits_at(8 * static_cast<unsigned>(byte_escapes::first_at) + static_cast<unsigned>(taken_ + escapes.before));
@@ -82,21 +84,21 @@ class window_symbols {
     std::uint32_t const which[2] = {static_cast<std::uint32_t>(bits) & low_bits(in_low),
                                     static_cast<std::uint32_t>(bits >> in_low) & low_bits(number - in_low)};
     lane_sum const further = sum_before(t, count_bits(which[0]) + count_bits(which[1]));
-    good_ = second_ + (further_ + further.total + 3) / 4 <= bytes_;
-    if (!good_) return;
+    good_ = further_ + further.total <= 4 * (bytes_ - second_);
+    if (t.any(!good_)) return;
     auto* const list = reinterpret_cast<std::uint16_t*>(symbols + groups * 64);
-    for (int first = 0; first < further.total; first += warp_lanes) {
+    for (int first = 0; t.any(first < further.total); first += listed) {
       int slot = further.before - first;
       PITH_UNROLL for (int half = 0; half < 2; ++half)
         for (std::uint32_t left = escape[half], bits_left = which[half]; bits_left != 0; bits_left >>= 1, left &= left - 1u) {
-          unsigned const listed = (bits_left & 1u) != 0 ? static_cast<unsigned>(slot) : warp_lanes;  // those that are not go behind the list
-          list[listed < warp_lanes ? listed : warp_lanes] = static_cast<std::uint16_t>(64 * t.lane() + 32 * half + lowest_bit(left));
+          bool const goes_in = (bits_left & 1u) != 0 && static_cast<unsigned>(slot) < listed;
+          list[goes_in ? slot : listed] = static_cast<std::uint16_t>(64 * t.lane() + 32 * half + lowest_bit(left));  // others go behind the list
           slot += static_cast<int>(bits_left & 1u);
         }
       t.sync_warp();
-      patch(t, first, further.total, list, symbols);
+      for (int i = first; t.any(i < first + listed && i < further.total); i += warp_lanes) patch(t, i, further.total, list + (i - first), symbols);
       t.sync_warp();
-      if (!good_) return;
+      if (t.any(!good_)) return;
     }
     further_ += further.total;
   }
@@ -127,19 +129,19 @@ class window_symbols {
   template <class Thread>
   PITH_HD void patch(Thread& t, int first, int total, std::uint16_t const* list, std::byte* symbols) {
     bool const mine = first + t.lane() < total;
-    int const number = further_ + first + t.lane();
-    std::uint32_t const two = mine ? byte_at(second_ + number / 4) >> (number % 4 * 2) & 3u : 0u;
+    auto const number = static_cast<unsigned>(further_ + first + t.lane());
+    std::uint32_t const two = mine ? byte_at(static_cast<unsigned>(second_) + number / 4) >> (number % 4 * 2) & 3u : 0u;
     std::uint32_t const from_bytes = t.ballot(two == 3);
-    int const raw = bytes_ - 1 - raws_ - rank_in(t, from_bytes);
+    auto const raw = static_cast<unsigned>(bytes_ - 1 - raws_ - rank_in(t, from_bytes));
     raws_ += count_bits(from_bytes);
-    good_ = second_ + raws_ <= bytes_;
+    good_ = good_ && second_ + raws_ <= bytes_;
     if (!good_ || !mine) return;
-    int const at = list[t.lane()];
+    unsigned const at = list[t.lane()];
     std::byte* const symbol = symbols + place(at / 64, at % 64);
     std::uint32_t const h = two == 3 ? byte_at(raw) : common_ >> (8 * two + 8);
     *symbol = static_cast<std::byte>((static_cast<std::uint32_t>(*symbol) & 0x80u) | (h & 0x7fu));
   }
-  PITH_HD std::uint32_t byte_at(int i) const { return static_cast<std::uint32_t>(words_[static_cast<int>(first_bit_ / 8) + i]); }
+  PITH_HD std::uint32_t byte_at(unsigned i) const { return static_cast<std::uint32_t>(words_[first_bit_ / 8 + i]); }
 
   PITH_HD void copy_raw(unsigned first, std::byte* own, int key) const {
     PITH_UNROLL for (int i = 0; i < 4; ++i) {
