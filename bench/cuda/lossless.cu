@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Lossless bf16 weights: decoding to bf16, and products beside those of raw bf16 weights, as time and bytes per second; a copy on the same device
-// is the ceiling. Products are recorded in one graph, over copies of the matrix that together are larger than the second-level cache.
+// Lossless bf16 weights: decoding to bf16, and products beside those of raw bf16 weights, as time and bytes per second; a copy on the same
+// device is the ceiling. Products are recorded in one graph, over copies of the matrix that together are larger than the second-level
+// cache.
 #include <cmath>
 #include <cstdio>
 #include <vector>
@@ -44,7 +45,9 @@ bool timed(cudaStream_t stream, int calls, float& ms, Call const& call) {
   for (int i = 0; i < calls; ++i) good = static_cast<bool>(call(i)) && good;
   if (cudaStreamEndCapture(stream, &graph) != cudaSuccess || !good) return false;
   if (cudaGraphInstantiate(&runnable, graph, 0) != cudaSuccess) return false;
-  ms = bench::median_ms(stream, [] {}, [&] { cudaGraphLaunch(runnable, stream); }) / static_cast<float>(calls);
+  ms = bench::median_ms(
+           stream, [] {}, [&] { cudaGraphLaunch(runnable, stream); }) /
+       static_cast<float>(calls);
   cudaGraphExecDestroy(runnable);
   cudaGraphDestroy(graph);
   return cudaGetLastError() == cudaSuccess;
@@ -59,7 +62,8 @@ struct copies {
   std::vector<matrix> w;
 
   explicit copies(pith::packed_matrix<Codec> const& packed)
-      : memory((beyond_cache / packed.bytes().size() + 1) * pith::round_up(std::ssize(packed.bytes()), 64)), bytes(std::ssize(packed.bytes())) {
+      : memory((beyond_cache / packed.bytes().size() + 1) * pith::round_up(std::ssize(packed.bytes()), 64)),
+        bytes(std::ssize(packed.bytes())) {
     for (std::size_t i = 0; i <= beyond_cache / packed.bytes().size() && memory.data() != nullptr; ++i) {
       std::byte* const to = memory.data() + static_cast<std::int64_t>(i) * pith::round_up(bytes, 64);
       cudaMemcpy(to, packed.bytes().data(), packed.bytes().size(), cudaMemcpyHostToDevice);
@@ -84,8 +88,9 @@ bool measure_decode(char const* name, pith::cuda_environment const& env, std::ve
   std::vector<bf16> back(numbers.size());
   cudaMemcpy(back.data(), out.data(), out.bytes(), cudaMemcpyDeviceToHost);
   double const made = 2.0 * static_cast<double>(numbers.size()) / ms * 1e3, moved = made + static_cast<double>(from.bytes) / ms * 1e3;
-  std::printf("%-44s decode %9.2f us %6.0f GB/s of bf16, %5.2f bits a weight, read and written %3.0f %% of a copy%s\n", name, ms * 1e3, made * 1e-9,
-              8.0 * static_cast<double>(from.bytes) / static_cast<double>(numbers.size()), 100 * moved / rate_of_copy, back == numbers ? "" : ", WRONG");
+  std::printf("%-44s decode %9.2f us %6.0f GB/s of bf16, %5.2f bits a weight, read and written %3.0f %% of a copy%s\n", name, ms * 1e3,
+              made * 1e-9, 8.0 * static_cast<double>(from.bytes) / static_cast<double>(numbers.size()), 100 * moved / rate_of_copy,
+              back == numbers ? "" : ", WRONG");
   return back == numbers && pith::read_status(env);
 }
 
@@ -98,13 +103,14 @@ bool measure_products(char const* name, pith::cuda_environment const& env, std::
   for (std::int64_t const batch : {1, 8, 16, 64}) {
     float ms = 0;
     all = all && timed(env.stream(), static_cast<int>(w.w.size()), ms, [&](int i) {
-            return w[i].template multiply<pith::integer_accuracy>(env, pith::matrix_view<bf16 const, space::device>(x.as<bf16>(), {batch, columns}),
-                                                                  pith::matrix_view<bf16, space::device>(y.as<bf16>(), {batch, rows}));
+            return w[i].template multiply<pith::integer_accuracy>(
+                env, pith::matrix_view<bf16 const, space::device>(x.as<bf16>(), {batch, columns}),
+                pith::matrix_view<bf16, space::device>(y.as<bf16>(), {batch, rows}));
           });
     if (!all) break;
     double const rate = static_cast<double>(w.bytes) / ms * 1e3, as_bf16 = 2.0 * static_cast<double>(numbers.size()) / ms * 1e3;
-    std::printf("%-44s batch %2d %9.2f us %6.0f GB/s of weights, %3.0f %% of a copy; as much as bf16 at %6.0f GB/s\n", name, static_cast<int>(batch), ms * 1e3,
-                rate * 1e-9, 100 * rate / rate_of_copy, as_bf16 * 1e-9);
+    std::printf("%-44s batch %2d %9.2f us %6.0f GB/s of weights, %3.0f %% of a copy; as much as bf16 at %6.0f GB/s\n", name,
+                static_cast<int>(batch), ms * 1e3, rate * 1e-9, 100 * rate / rate_of_copy, as_bf16 * 1e-9);
   }
   if (!all) std::printf("%-44s failed\n", name);
   return all && pith::read_status(env);

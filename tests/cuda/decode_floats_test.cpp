@@ -24,7 +24,8 @@ void check(std::vector<T> const& w, std::int64_t rows, std::int64_t columns) {
     std::int64_t wrong = 0;
     for (std::int64_t r = 0; r < rows; ++r)
       for (std::int64_t c = 0; c < stride; ++c)
-        wrong += out[static_cast<std::size_t>(r * stride + c)].bits != (c < columns ? w[static_cast<std::size_t>(r * columns + c)] : untouched).bits;
+        wrong += out[static_cast<std::size_t>(r * stride + c)].bits !=
+                 (c < columns ? w[static_cast<std::size_t>(r * columns + c)] : untouched).bits;
     CHECK(wrong == 0);
   }
 }
@@ -70,11 +71,15 @@ void check_hostile(int rounds) {
     if (round % 3 == 0)
       bytes[which * tile::bytes + random() % 12] = static_cast<std::byte>(random());
     else
-      for (int i = 0; i < 3; ++i) bytes[round % 3 == 1 ? random() % bytes.size() : 4 * tile::bytes + random() % (bytes.size() - 4 * tile::bytes)] = static_cast<std::byte>(random());
+      for (int i = 0; i < 3; ++i)
+        bytes[round % 3 == 1 ? random() % bytes.size() : 4 * tile::bytes + random() % (bytes.size() - 4 * tile::bytes)] =
+            static_cast<std::byte>(random());
     auto const on_host = packed_matrix<Codec>::open(bytes, rows, columns);
     emulated_environment const env;
     std::vector<bf16> out(static_cast<std::size_t>(rows * columns));
-    REQUIRE(device_weights<Codec>::open(bytes, rows, columns).value().unpack(env, matrix_view<bf16, space::device>(out.data(), {rows, columns})) == status{});
+    REQUIRE(device_weights<Codec>::open(bytes, rows, columns)
+                .value()
+                .unpack(env, matrix_view<bf16, space::device>(out.data(), {rows, columns})) == status{});
     CHECK((env.status() == status{}) == static_cast<bool>(on_host));
     if (!on_host) {
       CHECK(env.status().code == errc::bad_format);
@@ -101,9 +106,13 @@ TEST_CASE("device decode: exponent_window gives every number back", "[cuda][dyna
   check<dynamic_float<f16>>(half, 32, 256);
 }
 
-TEST_CASE("device decode: huffman in two phases gives every number back", "[cuda][dynamic_float]") { check_all<dynamic_float<bf16, huffman>>(); }
+TEST_CASE("device decode: huffman in two phases gives every number back", "[cuda][dynamic_float]") {
+  check_all<dynamic_float<bf16, huffman>>();
+}
 
-TEST_CASE("device decode: rans_exponents gives every number back", "[cuda][dynamic_float]") { check_all<dynamic_float<bf16, rans_exponents>>(); }
+TEST_CASE("device decode: rans_exponents gives every number back", "[cuda][dynamic_float]") {
+  check_all<dynamic_float<bf16, rans_exponents>>();
+}
 
 TEST_CASE("device decode: bytes that nobody wrote are refused where the CPU refuses them", "[cuda][dynamic_float]") {
   check_hostile<dynamic_float<bf16>>(21);

@@ -29,7 +29,8 @@ inline std::vector<pith::bf16> some_weights(weights_kind kind, std::int64_t rows
     else if (kind == weights_kind::rare && bits % 61 == 0)  // more of what the escapes' list has no short code for than a round takes
       w[i].bits = static_cast<std::uint16_t>(bits >> 8);
     else
-      w[i] = pith::from_float<pith::bf16>(gaussian(random) * (kind == weights_kind::scaled_rows ? std::exp2(static_cast<float>(row * 7 % 250 - 125)) : 0.02f));
+      w[i] = pith::from_float<pith::bf16>(gaussian(random) *
+                                          (kind == weights_kind::scaled_rows ? std::exp2(static_cast<float>(row * 7 % 250 - 125)) : 0.02f));
   }
   return w;
 }

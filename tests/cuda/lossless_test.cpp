@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products with lossless weights on the emulated device: the operand of the tensor core is the weight, bit for bit; so products are those of
-// raw weights.
+// Products with lossless weights on the emulated device: the operand of the tensor core is the weight, bit for bit; so products are those
+// of raw weights.
 #include "cuda/lossless_support.hpp"
 
 namespace {
@@ -40,7 +40,8 @@ void check_bits(weights_kind kind, std::int64_t rows, std::int64_t columns, std:
 }  // namespace
 
 TEST_CASE("device product: lossless weights give the bits of raw ones", "[cuda][dynamic_float]") {
-  for (auto const kind : {weights_kind::trained, weights_kind::scaled_rows, weights_kind::rare}) check_bits<integer_accuracy>(kind, 33, 512, 1);
+  for (auto const kind : {weights_kind::trained, weights_kind::scaled_rows, weights_kind::rare})
+    check_bits<integer_accuracy>(kind, 33, 512, 1);
   check_bits<exact_accuracy>(weights_kind::trained, 60, 512, 3);
   check_bits<integer_accuracy>(weights_kind::trained, 20, 200, 33);
 }
@@ -65,11 +66,13 @@ TEST_CASE("device product: lossless weights of any shape, batch and length of ta
       for (std::int64_t r = 0; r < rows; ++r) {
         double sum = 0, size = 1e-30;
         for (std::int64_t c = 0; c < columns; ++c) {
-          double const product = static_cast<double>(to_float(w[static_cast<std::size_t>(r * columns + c)])) * x[static_cast<std::size_t>(i * columns + c)];
+          double const product =
+              static_cast<double>(to_float(w[static_cast<std::size_t>(r * columns + c)])) * x[static_cast<std::size_t>(i * columns + c)];
           sum += product;
           size += std::fabs(product);
         }
-        most = std::max(most, std::fabs(y[static_cast<std::size_t>(i * rows + r)] - sum) / (size * (0x1p-16 + (static_cast<double>(columns) + 16) * 0x1p-24)));
+        most = std::max(most, std::fabs(y[static_cast<std::size_t>(i * rows + r)] - sum) /
+                                  (size * (0x1p-16 + (static_cast<double>(columns) + 16) * 0x1p-24)));
       }
     CHECK(most <= 1);
     CHECK(most > 1e-4);
@@ -93,7 +96,8 @@ TEST_CASE("device product: a tile that cannot be read is reported, and no other 
     if (which == 1) tail_place::set_distance(bytes.data() + at, std::ssize(bytes) - at - 70);
     if (which == 2) store_le(bytes.data() + at + 8, std::uint32_t{5});
     if (which == 3) bytes[static_cast<std::size_t>(at + tile::planes_at + 8)] ^= std::byte{0xff};
-    auto const y = product<integer_accuracy>(device_weights<lossless>::open(bytes, rows, columns).value(), x, 1, status{errc::bad_format, at});
+    auto const y =
+        product<integer_accuracy>(device_weights<lossless>::open(bytes, rows, columns).value(), x, 1, status{errc::bad_format, at});
     CHECK(std::ranges::equal(bytes_of(y).first(128), bytes_of(right).first(128)));
     CHECK(std::ranges::equal(bytes_of(y).last(128), bytes_of(right).last(128)));
   }

@@ -3,10 +3,10 @@
 //
 //   symbols -> shared memory -> symbol, rest and start of each number joined -> out
 //
-// A team, a warp or a block of threads, takes one tile; how symbols come from planes and tail is its coder's affair (coder_symbols), a part of
-// the tile at a time. Threads then take 8 numbers of a group each, four rows by two columns.
+// A team, a warp or a block of threads, takes one tile; how symbols come from planes and tail is its coder's affair (coder_symbols), a part
+// of the tile at a time. Threads then take 8 numbers of a group each, four rows by two columns.
 //
-// errors  any bytes: a tile whose tail lies elsewhere or is not what its planes want sets the status word to bad_format, `at` its first byte;
+// errors  any bytes: a tile whose tail lies elsewhere, or is not what its planes want, sets the status word to bad_format, `at` its byte;
 //         its numbers are unspecified, those of other tiles are right. Nothing outside the bytes and the matrix is read or written
 // cost    11 to 12 bits read and a T written for each number
 #pragma once
@@ -36,7 +36,9 @@ struct coder_of<dynamic_float_tile<T, Coder, Kept, Channels, Use>> {
   using type = Coder;
 };
 template <class Tile>
-concept has_coder_symbols = requires { coder_symbols<Tile, typename coder_of<Tile>::type>::threads; };
+concept has_coder_symbols = requires {
+  coder_symbols<Tile, typename coder_of<Tile>::type>::threads;
+};
 
 template <class Tile>
 struct coder_symbols<Tile, exponent_window> {
@@ -56,14 +58,17 @@ struct coder_symbols<Tile, exponent_window> {
     bool const here = group < Tile::groups;
     symbols.expand(t, here ? fixed + Tile::planes_at + Tile::coder::plane_at(group, 0, Tile::section_bytes) : nullptr, number / 64, shared);
   }
-  PITH_HD static std::uint32_t at(std::byte const* shared, int i) { return static_cast<std::uint32_t>(shared[window_symbols::place(static_cast<unsigned>(i) / 64, static_cast<unsigned>(i) % 64)]); }
+  PITH_HD static std::uint32_t at(std::byte const* shared, int i) {
+    return static_cast<std::uint32_t>(shared[window_symbols::place(static_cast<unsigned>(i) / 64, static_cast<unsigned>(i) % 64)]);
+  }
   PITH_HD bool finished() const { return symbols.finished(); }
 };
 
-// Where a tile's tail is: null if not behind the fixed parts, inside `size` bytes with its padding, and no longer than a tail can be. `at` is
-// the tile's first byte, `fixed` that of the tails.
+// Where a tile's tail is: null if not behind the fixed parts, inside `size` bytes with its padding, and no longer than a tail can be. `at`
+// is the tile's first byte, `fixed` that of the tails.
 template <class Tile>
-PITH_HD inline std::byte const* find_tail(std::byte const* bytes, std::int64_t at, std::int64_t fixed, std::int64_t size, tail_place place) {
+PITH_HD inline std::byte const* find_tail(std::byte const* bytes, std::int64_t at, std::int64_t fixed, std::int64_t size,
+                                          tail_place place) {
   bool const inside = place.distance >= fixed - at && place.distance <= size - at && place.bytes <= Tile::tail_bound &&
                       size - at - place.distance - place.bytes >= tail_padding;
   return inside ? bytes + at + place.distance : nullptr;
@@ -104,7 +109,8 @@ struct float_decode_kernel {
       symbols.read(t, self, fixed, first, shared);
       sync(t);
       if (out.data != nullptr)
-        for (int chunk = self; chunk < symbols_of::part / 8 && first + 8 * chunk < Tile::count; chunk += team) join(fixed, first, chunk_of(chunk), shared, tile);
+        for (int chunk = self; chunk < symbols_of::part / 8 && first + 8 * chunk < Tile::count; chunk += team)
+          join(fixed, first, chunk_of(chunk), shared, tile);
       sync(t);
     }
     if (self == 0 && !symbols.finished()) t.store_once(status, bad_tile(at));
@@ -136,7 +142,8 @@ struct float_decode_kernel {
       if constexpr (Tile::used_for == use::dot)
         store_pair(row + lane, column + 2 * group, bits);
       else
-        PITH_UNROLL for (int half = 0; half < 2; ++half) store(row + group / Tile::blocks * 2 + half, column + group % Tile::blocks * 32 + lane, bits[half]);
+        PITH_UNROLL for (int half = 0; half < 2; ++half)
+            store(row + group / Tile::blocks * 2 + half, column + group % Tile::blocks * 32 + lane, bits[half]);
     }
   }
   PITH_HD void store(std::int64_t row, std::int64_t column, std::uint32_t bits) const {

@@ -110,12 +110,12 @@ struct coder_symbols<Tile, huffman> {
     for (unsigned bit = begin + static_cast<unsigned>(layout_.gaps[chunk]); bit < end;) {
       std::uint64_t window = from_bit(words, bit + 8 * past);
       PITH_UNROLL for (int k = 0; k < 4; ++k)  // four codes have 48 bits at most
-        if (bit < end) {
-          std::uint32_t const entry = table[window >> (64 - huffman_longest)];
-          use(number++, entry >> 8);
-          window <<= entry & 15u;
-          bit += entry & 15u;
-        }
+          if (bit < end) {
+        std::uint32_t const entry = table[window >> (64 - huffman_longest)];
+        use(number++, entry >> 8);
+        window <<= entry & 15u;
+        bit += entry & 15u;
+      }
     }
     return number;
   }

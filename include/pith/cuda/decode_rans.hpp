@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The symbols of rans_exponents (codec/exponent_rans.hpp) by a warp: a lane holds one of the 32 states, and where lanes want another byte of
-// the one stream their ranks come from a ballot.
+// The symbols of rans_exponents (codec/exponent_rans.hpp) by a warp: a lane holds one of the 32 states, and where lanes want another byte
+// of the one stream their ranks come from a ballot.
 //
-// errors  any bytes: a table whose frequencies do not sum to 256 is refused before the first symbol; bytes behind the stream's count as zeros
-// cost    a step of 32 symbols is two reads that wait for each other, of the table and of the stream
+// errors  any bytes: a table whose frequencies do not sum to 256 is refused before the first symbol; bytes behind the stream's count as
+// zeros cost    a step of 32 symbols is two reads that wait for each other, of the table and of the stream
 #pragma once
 
 #include "pith/codec/exponent_rans.hpp"

@@ -11,7 +11,7 @@
 
 namespace pith::device {
 
-// The piece of a tile that a step takes. The words of raw numbers lie in the order of the channels, so that 64 of them are a tile themselves.
+// The piece of a tile that a step takes. Words of raw numbers lie in the order of the channels, so that 64 of them are a tile themselves.
 template <class Leaf>
 struct linear_piece {
   using storage = Leaf;

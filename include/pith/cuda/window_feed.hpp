@@ -3,7 +3,8 @@
 // multiplied.
 //
 //   piece     4 sections of a tile, 64 columns: 2816 bytes, and of these the symbols expand in shared memory (window_symbols.hpp)
-//   tail      a tile's header and tail are copied with its first piece, up to 512 bytes of the tail; what is longer is read where it lies. Where
+//   tail      a tile's header and tail are copied with its first piece, up to 512 bytes of the tail; what is longer is read where it lies.
+//   Where
 //             the next tile's tail is was loaded a step before
 //   operand   one word of two bf16 from rests and symbols by a byte permutation, and the row's start added to both halves
 //
@@ -116,8 +117,8 @@ struct linear_feed<window_tile<Channels>> {
       head_ = head_ + 1 == heads ? 0 : head_ + 1;
     }
     constexpr int granules = static_cast<int>(piece_bytes / 16);
-    PITH_UNROLL for (int first = 0; first < granules; first += warp_lanes)
-      if (granules % warp_lanes == 0 || first + t.lane() < granules) t.copy16(to + 16 * (first + t.lane()), from + 16 * (first + t.lane()));
+    PITH_UNROLL for (int first = 0; first < granules; first += warp_lanes) if (granules % warp_lanes == 0 || first + t.lane() < granules)
+        t.copy16(to + 16 * (first + t.lane()), from + 16 * (first + t.lane()));
     from += piece_bytes;
     if (++piece_ == pieces) {
       piece_ = 0;
@@ -135,7 +136,9 @@ struct linear_feed<window_tile<Channels>> {
       if (piece_ == 0) open(t, m, own + head_ * head_bytes, piece / pieces * tile::bytes);
       int const group = piece_ * sections * 8;
       bool const here = t.lane() < sections * 8;
-      symbols_.expand(t, here ? stage + (tile::planes_at - tile::rest_at) + tile::coder::plane_at(t.lane(), 0, tile::section_bytes) : nullptr, group, symbols);
+      symbols_.expand(t,
+                      here ? stage + (tile::planes_at - tile::rest_at) + tile::coder::plane_at(t.lane(), 0, tile::section_bytes) : nullptr,
+                      group, symbols);
       t.sync_warp();
       if (++piece_ == pieces) {
         piece_ = 0;
@@ -165,10 +168,12 @@ struct linear_feed<window_tile<Channels>> {
   PITH_HD static tail_place place_of(std::byte const* head) {
     return {static_cast<std::int64_t>(load_word<std::uint64_t>(head)), load_word<std::uint32_t>(head + 8)};
   }
-  PITH_HD static std::int64_t past_of(std::byte const* tail) { return static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(tail) % 16); }
+  PITH_HD static std::int64_t past_of(std::byte const* tail) {
+    return static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(tail) % 16);
+  }
 
-  tail_place place_{};    // of the next tile to start
-  std::int64_t at_ = 0;   // its first byte
+  tail_place place_{};   // of the next tile to start
+  std::int64_t at_ = 0;  // its first byte
   int piece_ = 0, head_ = 0;
 };
 

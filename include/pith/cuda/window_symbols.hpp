@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// The symbols of exponent_window (codec/exponent_window.hpp) by a warp: a lane expands the planes of one group of 64 numbers, and what is not
-// in them comes from the tail, group after group.
+// The symbols of exponent_window (codec/exponent_window.hpp) by a warp: a lane expands the planes of one group of 64 numbers, and what is
+// not in them comes from the tail, group after group.
 //
-//   planes     sign, low and high bit of a code are three bits of a nibble; a byte permutation looks four of them up: symbols of four numbers.
-//              Code 3 becomes the tail's common[0], which three of four escapes of a trained weight are
+//   planes     sign, low and high bit of a code are three bits of a nibble; a byte permutation looks up four of them. Code 3 becomes the
+//              tail's common[0], which two of three escapes of trained weights are
 //   escapes    ranks by prefix sums over lanes; a group's bits of the first stage go to the places of its escapes
 //   further    those that are not common[0] are listed in order; then a lane takes one, reads its 2 bits, or its byte, and stores it
 //
 // Symbols go to shared memory: | 64 bytes for each group | the list |. In a group, each 8 numbers lie as 0 1 4 5 2 3 6 7, so that
-// a byte permutation of them and the rests gives two numbers (window_operand.hpp); granules of 16 bytes are moved so that neither the lanes
+// a byte permutation of them and the rests gives two numbers (window_feed.hpp); granules of 16 bytes are moved so that neither the lanes
 // of this header nor the operand's have a bank conflict.
 //
 // errors  any bytes: reads stay inside the tail and its padding, and finished() says whether it was the list that the planes want
-// cost    sm_90: see docs/cuda.md
+// cost    about 7 instructions a trained weight, of which 4.7 are for escapes (docs/cuda.md)
 #pragma once
 
 #include "pith/codec/dynamic_float.hpp"
@@ -22,8 +22,8 @@ namespace pith::device {
 
 class window_symbols {
  public:
-  static constexpr int groups = warp_lanes;                     // that expand() takes at once
-  static constexpr int listed = 64;                             // numbers at once; a piece of trained weights has about 35
+  static constexpr int groups = warp_lanes;                    // that expand() takes at once
+  static constexpr int listed = 64;                            // numbers at once; a piece of trained weights has about 35
   static constexpr int bytes = groups * 64 + 2 * listed + 16;  // of shared memory, 16-byte aligned
 
   // Where number j of a group lies.
@@ -89,14 +89,17 @@ class window_symbols {
     auto* const list = reinterpret_cast<std::uint16_t*>(symbols + groups * 64);
     for (int first = 0; t.any(first < further.total); first += listed) {
       int slot = further.before - first;
-      PITH_UNROLL for (int half = 0; half < 2; ++half)
-        for (std::uint32_t left = escape[half], bits_left = which[half]; bits_left != 0; bits_left >>= 1, left &= left - 1u) {
-          bool const goes_in = (bits_left & 1u) != 0 && static_cast<unsigned>(slot) < listed;
-          list[goes_in ? slot : listed] = static_cast<std::uint16_t>(64 * t.lane() + 32 * half + lowest_bit(left));  // others go behind the list
+      PITH_UNROLL for (int half = 0; half < 2; ++half) {
+        std::uint32_t left = escape[half];
+        for (std::uint32_t bits_left = which[half]; bits_left != 0; bits_left >>= 1, left &= left - 1u) {
+          bool const goes_in = (bits_left & 1u) != 0 && static_cast<unsigned>(slot) < listed;  // others go behind the list
+          list[goes_in ? slot : listed] = static_cast<std::uint16_t>(64 * t.lane() + 32 * half + lowest_bit(left));
           slot += static_cast<int>(bits_left & 1u);
         }
+      }
       t.sync_warp();
-      for (int i = first; t.any(i < first + listed && i < further.total); i += warp_lanes) patch(t, i, further.total, list + (i - first), symbols);
+      for (int i = first; t.any(i < first + listed && i < further.total); i += warp_lanes)
+        patch(t, i, further.total, list + (i - first), symbols);
       t.sync_warp();
       if (t.any(!good_)) return;
     }
@@ -121,7 +124,8 @@ class window_symbols {
     PITH_UNROLL for (int i = 0; i < 2; ++i) {
       std::uint32_t n[4];  // n[r]: numbers r, 4 + r, 8 + r, 12 + r
       PITH_UNROLL for (int r = 0; r < 4; ++r) n[r] = pick_bytes(table, table | 0x80808080u, nibbles[r] >> (16 * i));
-      out[i] = {{pick_bytes(n[0], n[1], 0x5140), pick_bytes(n[2], n[3], 0x5140), pick_bytes(n[0], n[1], 0x7362), pick_bytes(n[2], n[3], 0x7362)}};
+      out[i] = {
+          {pick_bytes(n[0], n[1], 0x5140), pick_bytes(n[2], n[3], 0x5140), pick_bytes(n[0], n[1], 0x7362), pick_bytes(n[2], n[3], 0x7362)}};
     }
   }
 

@@ -61,7 +61,9 @@ PITH_HD inline int lowest_bit(std::uint32_t word) noexcept {
 #endif
 }
 // The lowest bits, 0 to 32 of them.
-PITH_HD inline std::uint32_t low_bits(int number) noexcept { return static_cast<std::uint32_t>((std::uint64_t{0xffffffffu} << number) >> 32); }
+PITH_HD inline std::uint32_t low_bits(int number) noexcept {
+  return static_cast<std::uint32_t>((std::uint64_t{0xffffffffu} << number) >> 32);
+}
 // 32 bits of two words from a bit of the lower one on.
 PITH_HD inline std::uint32_t bits_from(std::uint32_t low, std::uint32_t high, unsigned bit) noexcept {
   return static_cast<std::uint32_t>((static_cast<std::uint64_t>(high) << 32 | low) >> (bit & 31u));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Lossless bf16 weights: products with one row of x and with passes of 16 and 64, and decoding; and of a product what a piece of 2048 weights
-// takes in a warp, 64 a lane.
+// Lossless bf16 weights: products with one row of x and with passes of 16 and 64, and decoding; and of a product what a piece of 2048
+// weights takes in a warp, 64 a lane.
 #include "pith/cuda/device_thread.cuh"
 #include "pith/cuda/packed_matrix.hpp"
 
@@ -63,7 +63,8 @@ struct piece_products {
   PITH_HD void operator()(Thread& t) const {
     float s[2][1][4] = {};
     for (int i = 0; i < pieces; ++i) {
-      pith::device::window_view const view{t.shared() + 8192 * i, t.shared() + 8192 * i + 4096, {starts[0], starts[1], starts[2], starts[3]}};
+      pith::device::window_view const view{
+          t.shared() + 8192 * i, t.shared() + 8192 * i + 4096, {starts[0], starts[1], starts[2], starts[3]}};
       pith::device::dot_block<piece, 1, 1>::run(t, view, t.shared() + 8192 * i + 6144, s);
     }
     for (int i = 0; i < 8; ++i) sums[t.lane() + 32 * i] = s[i / 4][0][i % 4];

@@ -86,12 +86,14 @@ void multiply(pith_test::device_test& test, std::int64_t rows, std::int64_t colu
       for (std::int64_t r = 0; r < rows; ++r) {
         double sum = 0, size = 0;
         for (std::int64_t c = 0; c < columns; ++c) {
-          double const product = static_cast<double>(pith::to_float(w[static_cast<std::size_t>(r * columns + c)])) * pith::to_float(x[static_cast<std::size_t>(i * columns + c)]);
+          double const product = static_cast<double>(pith::to_float(w[static_cast<std::size_t>(r * columns + c)])) *
+                                 pith::to_float(x[static_cast<std::size_t>(i * columns + c)]);
           sum += product;
           size += std::fabs(product);
         }
         double const got = y[static_cast<std::size_t>(i * rows + r)];
-        test.check(std::fabs(got - sum) <= 1e-4 * size + 1e-30, "batch %d, row %d: %g, not %g", static_cast<int>(batch), static_cast<int>(r), got, sum);
+        test.check(std::fabs(got - sum) <= 1e-4 * size + 1e-30, "batch %d, row %d: %g, not %g", static_cast<int>(batch),
+                   static_cast<int>(r), got, sum);
       }
   }
 }
