@@ -37,7 +37,7 @@ struct decode_rans : float_decode_kernel<weights<pith::rans_exponents>> {};
 
 using piece = pith::device::window_tile<64>;
 
-// Planes and tail to symbols. What is not a number of the list, and raw tails, is counted once, as if it were.
+// Planes and tail to symbols, the tail's head and its end included; loops over lists are counted as if they ran once.
 struct piece_symbols {
   static constexpr int threads = 32;
   std::byte const* tail;
