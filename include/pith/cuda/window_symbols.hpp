@@ -22,9 +22,9 @@ namespace pith::device {
 
 class window_symbols {
  public:
-  static constexpr int groups = warp_lanes;                    // that expand() takes at once
-  static constexpr int listed = 64;                            // numbers at once; a piece of trained weights has about 35
-  static constexpr int bytes = groups * 64 + 2 * listed + 16;  // of shared memory, 16-byte aligned
+  static constexpr int groups = warp_lanes;  // that expand() takes at once
+  static constexpr int listed = 64;          // numbers at once; a piece of trained weights has about 35
+  static constexpr int bytes = groups * 64 + 2 * (listed + warp_lanes);  // of shared memory, 16-byte aligned
 
   // Where number j of a group lies.
   PITH_HD static constexpr unsigned place(unsigned group, unsigned j) noexcept {
@@ -93,7 +93,7 @@ class window_symbols {
         std::uint32_t left = escape[half];
         for (std::uint32_t bits_left = which[half]; bits_left != 0; bits_left >>= 1, left &= left - 1u) {
           bool const goes_in = (bits_left & 1u) != 0 && static_cast<unsigned>(slot) < listed;  // others go behind the list
-          list[goes_in ? slot : listed] = static_cast<std::uint16_t>(64 * t.lane() + 32 * half + lowest_bit(left));
+          list[goes_in ? slot : listed + t.lane()] = static_cast<std::uint16_t>(64 * t.lane() + 32 * half + lowest_bit(left));
           slot += static_cast<int>(bits_left & 1u);
         }
       }
