@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "pith/core/small_float.hpp"
+#include "codecs_gguf.hpp"
 
 namespace tool {
 
@@ -14,13 +14,16 @@ std::vector<codec> const& all_codecs() {
     std::vector<codec> to;
     for (auto const& some : {window_codecs(), planes_codecs(), huffman_codecs(), rans_codecs(), integer_codecs()})
       to.insert(to.end(), some.begin(), some.end());
+    for (gguf_codec const& c : gguf_codecs()) to.push_back(c.with);
     return to;
   }();
   return all;
 }
 
-// "window" for dynamic_float<bf16,window>, "int8" for int8<per_token<64>,none>.
+// What is chosen on the command line: "window" for dynamic_float<bf16,window>, "int8" for int8<per_token<64>,none>. Nothing: only converted
+// to.
 std::string_view choice_of(codec const& c) {
+  if (c.pack == nullptr) return {};
   std::string_view const name = c.name, head = name.substr(0, name.find('<'));
   if (c.rounds) return head;
   std::string_view const last = name.substr(name.find(',') + 1);
@@ -52,7 +55,7 @@ std::vector<std::string_view> const& codec_choices() {
   static std::vector<std::string_view> const all = [] {
     std::vector<std::string_view> to;
     for (codec const& c : all_codecs())
-      if (std::ranges::find(to, choice_of(c)) == to.end()) to.push_back(choice_of(c));
+      if (c.pack != nullptr && std::ranges::find(to, choice_of(c)) == to.end()) to.push_back(choice_of(c));
     return to;
   }();
   return all;

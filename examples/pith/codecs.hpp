@@ -29,7 +29,8 @@ struct codec {
   int panel;
   pith::tile_layout layout;
 
-  // Rows of `columns` numbers of type, one after the other; gives the bytes of the packed matrix, which are in `to`.
+  // Null: never packed from numbers. Rows of `columns` numbers of type, one after the other; gives the bytes of the packed matrix, which
+  // are in `to`.
   pith::result<std::int64_t> (*pack)(std::byte const* numbers, std::int64_t rows, std::int64_t columns, scratch& to);
   // Checks the bytes, which begin at a multiple of 64, and gives the numbers back.
   pith::status (*unpack)(std::span<std::byte const> packed, std::int64_t rows, std::int64_t columns, std::byte* numbers);

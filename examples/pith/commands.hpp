@@ -26,6 +26,9 @@ inline constexpr std::int64_t run_bytes_wanted = 2 << 20, row_block_limit = 64 <
 totals compress_file(std::string const& from, std::string const& to, options const& with, threads& run);
 totals decompress_file(std::string const& from, std::string const& to, options const& with, threads& run);
 
+// From GGUF.
+totals convert_file(std::string const& from, std::string const& to, options const& with, threads& run);
+
 // Every damaged block is a line on stderr, up to twenty. `decode`: the codes are read, too.
 totals verify_file(std::string const& path, bool decode, options const& with, threads& run);
 totals inspect_file(std::string const& path);

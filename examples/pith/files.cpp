@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -68,6 +69,23 @@ input_file::~input_file() { ::close(descriptor_); }
 
 pith::status input_file::read(std::int64_t at, std::span<std::byte> to) const {
   return in_steps(at, to, [&](std::byte* data, std::size_t bytes, std::int64_t place) { return ::pread(descriptor_, data, bytes, place); });
+}
+
+mapped_file::mapped_file(std::string const& path) {
+  int const descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) fail_with("cannot open", path, errno);
+  struct stat about {};
+  void* memory = nullptr;
+  bool const regular = ::fstat(descriptor, &about) == 0 && S_ISREG(about.st_mode);
+  auto const size = static_cast<std::size_t>(about.st_size);
+  if (regular && size > 0) memory = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+  int const error = regular ? errno : EINVAL;
+  ::close(descriptor);
+  if (!regular || memory == MAP_FAILED) fail_with("cannot read", path, error);
+  bytes_ = {static_cast<std::byte const*>(memory), size};
+}
+mapped_file::~mapped_file() {
+  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }
 
 output_file::output_file(std::string const& path, bool replace) : path_(path) {

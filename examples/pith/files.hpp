@@ -28,6 +28,20 @@ class input_file {
   std::int64_t size_ = 0;
 };
 
+// A file as memory; the system reads what is looked at, and may drop it again.
+class mapped_file {
+ public:
+  explicit mapped_file(std::string const& path);
+  mapped_file(mapped_file const&) = delete;
+  mapped_file& operator=(mapped_file const&) = delete;
+  ~mapped_file();
+
+  std::span<std::byte const> bytes() const { return bytes_; }
+
+ private:
+  std::span<std::byte const> bytes_;
+};
+
 // A container::byte_sink. It is written under another name in the same folder, and renamed by commit when its bytes are on the disk;
 // without commit nothing is left. A kill -9 or a crash of the machine may leave the other name, ".NAME.XXXXXX", but never a part of NAME.
 class output_file {

@@ -5,6 +5,7 @@
 //   pith decompress  packed.safetensors model.safetensors
 //   pith verify      packed.safetensors                        every checksum; --decode: every code, too
 //   pith inspect     packed.safetensors
+//   pith convert     model.gguf packed.safetensors             codes and scales as they are
 //   pith bench       [--gigabytes 3]                           a model of made-up weights, there and back
 //
 // A folder, or a model.safetensors.index.json, stands for all files of a model; then the output is a folder. A file appears whole, or not
@@ -73,7 +74,7 @@ int run(int argc, char** argv) {
         ->capture_default_str();
   };
   auto add_paths = [&](CLI::App* command) {
-    command->add_option("input", from, "a safetensors file, an index of several, or a folder")->required();
+    command->add_option("input", from, "a safetensors file (convert: GGUF), an index of several, or a folder")->required();
     command->add_option("output", to, "a file, or a folder")->required();
     command->add_flag("-f,--force", with.force, "replace what is there");
   };
@@ -82,6 +83,8 @@ int run(int argc, char** argv) {
   add_codec(compress);
   CLI::App* const decompress = add("decompress", "give the model back");
   add_paths(decompress);
+  CLI::App* const from_gguf = add("convert", "pack the tensors of a GGUF file, without rounding");
+  add_paths(from_gguf);
   CLI::App* const verify = add("verify", "check every checksum");
   verify->add_option("input", from, "a packed file, an index of several, or a folder")->required();
   verify->add_flag("--decode", decode, "read the codes, too");
@@ -104,7 +107,10 @@ int run(int argc, char** argv) {
     convert("compressed", from, to, with, [&](auto const& in, auto const& out) { return compress_file(in, out, with, team); });
   else if (*decompress)
     convert("decompressed", from, to, with, [&](auto const& in, auto const& out) { return decompress_file(in, out, with, team); });
-  else if (*bench)
+  else if (*from_gguf) {
+    totals const t = convert_file(from, to, with, team);
+    if (!with.quiet) say("converted", t);
+  } else if (*bench)
     return tool::bench(from, gigabytes, folder, with, team);
   else
     for (model_files const files = find_files(from); std::string const& name : files.names) {

@@ -55,6 +55,18 @@ expect 0 "dynamic_float<e5m2,window>, panels of 256" inspect "$golden/container_
 expect 0 "" verify "$golden/container_unknown.safetensors"
 expect 4 "tensor w: no codec dynamic_float<bf16,tomorrow>" decompress "$golden/container_unknown.safetensors" unknown
 
+# GGUF: the numbers of the reference's dequantization. Values are in their file's order, tensors of the other by name.
+expect 0 "8 packed" convert "$golden/weights.gguf" from_gguf
+check "GGUF: unpack" "$pith" decompress -q from_gguf numbers
+same_numbers() { cmp <(tail -c $((24238 - $1)) numbers | head -c "$3") <(tail -c +$(($2 + 1)) "$golden/gguf_values.f32" | head -c "$3"); }
+check "GGUF: q4_0, q4_1" same_numbers 814 7200 4608
+check "GGUF: q4_k" same_numbers 5422 16416 4096
+check "GGUF: q5_0, q5_1" same_numbers 9518 11808 4608
+check "GGUF: q5_k" same_numbers 14126 20512 4096
+check "GGUF: q6_k" same_numbers 18222 0 4096
+check "GGUF: q8_0" same_numbers 22318 5280 1920
+expect 1 "bad format, at byte 0" convert "$model" whole
+
 # A tensor of many runs, one of one axis, one that nothing makes smaller, an unknown type; no tensors at all; a thousand.
 weights 8388608 >w
 head -c 4194304 /dev/urandom >noise
