@@ -17,7 +17,7 @@
 // expect 8: values<C>: C is not a codec. Fix: raw<bf16>,
 // expect 9: last<N>: a query sees its own token raw, so N is at least 1. Fix: last<32>.
 // expect 10: first<N>: N is 0 to 256. Fix: first<4>.
-// expect 11: side<...>: the side arrays are positions, liveness and bias. Fix: side<liveness>.
+// expect 11: side<...>: the side arrays are positions, liveness, bias and births. Fix: side<liveness>.
 // expect 12: paged<N>: a page holds whole blocks of 32 tokens. Fix: paged<64>.
 // expect 13: head_dim<K, V>: multiples of 16 up to 256. Fix: pad the head to the next multiple of 16.
 // expect 14: per_token<G>: the channels must be a multiple of the group G.

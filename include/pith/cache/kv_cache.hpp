@@ -15,15 +15,15 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "pith/cache/compactor.hpp"
 #include "pith/cache/snapshot.hpp"
-#include "pith/cache/writer.hpp"
 #include "pith/core/executor.hpp"
 
 namespace pith {
 
 template <class Recipe>
-class cache : cache_writer<Recipe> {
-  using base = cache_writer<Recipe>;
+class cache : cache_compactor<Recipe> {
+  using base = cache_compactor<Recipe>;
   using base::store_;
 
  public:
@@ -39,6 +39,10 @@ class cache : cache_writer<Recipe> {
   using base::resident_bytes;  // see cache/ledger.hpp for each
   using base::stored_values;
   using base::check_truncate;
+  using base::living;          // see cache/compactor.hpp for these
+  using base::survivors;
+  using base::read_rows;
+  using base::compact;
   using base::identity;
   using base::shape;
   using base::memory;
@@ -56,6 +60,7 @@ class cache : cache_writer<Recipe> {
         std::int64_t const slots = store_.layer(source, l).slots;
         if constexpr (Recipe::has_liveness) std::copy_n(store_.live_of(source, l, h), divide_up(slots, 64), store_.live_of(to, l, h));
         if constexpr (Recipe::has_bias) std::copy_n(store_.biases_of(source, l, h), slots, store_.biases_of(to, l, h));
+        if constexpr (Recipe::has_births) std::copy_n(store_.births_of(source, l, h), store_.head(source, l, h).moved, store_.births_of(to, l, h));
         if constexpr (Recipe::has_positions) std::copy_n(store_.positions_of(source, l), slots, store_.positions_of(to, l));
       }
     return made;
@@ -159,7 +164,8 @@ class cache : cache_writer<Recipe> {
 
   // Forgets all but the first `tokens` tokens of every layer. Exact in staging; deeper, the tile that is cut keeps its slots as dead ones
   // and new tokens start a new tile (the result says so).
-  // errors  stale_handle, out_of_range (negative), capacity_exceeded (more than 16 cut tiles in one layer; nothing was changed)
+  // errors  stale_handle, out_of_range (negative), capacity_exceeded (more than 16 cut tiles in one layer), unsupported (what compaction has
+  //         moved would be cut: `at` is the fewest tokens that can be kept, beside none); nothing was changed
   result<truncation> truncate(sequence of, std::int64_t tokens) {
     if (status const ok = check_truncate(of, tokens); !ok) return ok;
     return this->truncate_books(of.index, tokens, [&](int l, layer_state const& before, std::int64_t kept) {
@@ -175,25 +181,29 @@ class cache : cache_writer<Recipe> {
   }
 
   // Removes tokens from one KV head: they are never seen again, and a page without a living slot is given back (unless a fork shares it).
+  // compact() gives back the pages between them. Tokens that are gone already may be named.
   // errors  stale_handle, out_of_range (layer, head, token; nothing was removed)
   status evict(sequence of, int layer, int head, std::span<std::int64_t const> tokens) requires(Recipe::has_liveness) {
     if (status const ok = this->check_tokens(of, layer, head, tokens); !ok) return ok;
-    layer_state const& state = store_.layer(of.index, layer);
+    head_slots const slots = store_.slots_of(of.index, layer, head);
     std::uint64_t* const live = store_.live_of(of.index, layer, head);
     for (std::int64_t const token : tokens) {
-      std::int64_t const slot = state.slot_of(token);
+      std::int64_t const slot = slots.slot_of(token);
+      if (slot < 0) continue;
       live[slot / 64] &= ~(std::uint64_t{1} << (slot % 64));
       this->drop_if_dead(of.index, layer, head, (slot - Recipe::first_tokens) / page::tokens, live);
     }
     return {};
   }
 
-  // Sets what is added to a token's score in one KV head, natural units. Steps that hold one above 2.8 are computed exactly.
+  // Sets what is added to a token's score in one KV head, natural units; nothing if the token is gone. Steps that hold one above 2.8 are
+  // computed exactly.
   // errors  stale_handle, out_of_range, not_finite (NaN or +infinity)
   status set_bias(sequence of, int layer, int head, std::int64_t token, float value) requires(Recipe::has_bias) {
     if (status const ok = this->check_tokens(of, layer, head, {&token, 1}); !ok) return ok;
     if (status const ok = this->check_bias(token, value); !ok) return ok;
-    store_.biases_of(of.index, layer, head)[store_.layer(of.index, layer).slot_of(token)] = value;
+    if (std::int64_t const slot = store_.slots_of(of.index, layer, head).slot_of(token); slot >= 0)
+      store_.biases_of(of.index, layer, head)[slot] = value;
     return {};
   }
 
@@ -240,31 +250,36 @@ class cache : cache_writer<Recipe> {
     std::int64_t queries, chunk, window;
     std::span<std::int64_t const> chunk_positions;
     bool everything;  // whatever i is
+    int head = 0;
 
-    std::int64_t position(std::int64_t slot) const {
-      if (slot < state.slots) return store.positions_of(sequence, layer)[slot];
-      std::int64_t const before = state.slots > 0 ? store.positions_of(sequence, layer)[state.slots - 1] : -1;
-      return chunk_positions.empty() ? before + 1 + (slot - state.slots) : chunk_positions[static_cast<std::size_t>(slot - state.slots)];
+    std::int64_t position(std::int64_t token) const {
+      if (token < state.tokens) return store.positions_of(sequence, layer)[state.slot_of(token)];
+      std::int64_t const in_chunk = token - state.tokens;
+      if (!chunk_positions.empty()) return chunk_positions[static_cast<std::size_t>(in_chunk)];
+      return (state.slots > 0 ? store.positions_of(sequence, layer)[state.slots - 1] : -1) + 1 + in_chunk;
     }
-    std::int64_t slot_of(std::int64_t token) const {
-      return token < state.tokens ? state.slot_of(token) : state.slots + (token - state.tokens);
+    std::int64_t begin_of(std::int64_t token) const {
+      return token < state.tokens ? store.slots_of(sequence, layer, head).begin_of(token) : state.slots + (token - state.tokens);
+    }
+    std::int64_t end_of(std::int64_t token) const {
+      return token < state.tokens ? store.slots_of(sequence, layer, head).end_of(token) : state.slots + (token - state.tokens) + 1;
     }
 
     void of_query(std::int64_t i, std::int64_t* lower, std::int64_t* upper) const {
       std::int64_t const token = state.tokens - 1 + (everything ? 0 : chunk - queries + i + 1);
       *lower = 0;
-      *upper = token < 0 ? 0 : slot_of(token) + 1;
+      *upper = token < 0 ? 0 : end_of(token);
       if (window == 0 || token < 0) return;
       if constexpr (Recipe::has_positions) {
-        std::int64_t const oldest = position(*upper - 1) - window;  // seen are positions above it
-        std::int64_t low = 0, high = *upper;
+        std::int64_t const oldest = position(token) - window;  // seen are positions above it
+        std::int64_t low = 0, high = token + 1;
         while (low < high) {
           std::int64_t const middle = (low + high) / 2;
           (position(middle) > oldest ? high : low) = position(middle) > oldest ? middle : middle + 1;
         }
-        *lower = low;
+        *lower = begin_of(low);
       } else {
-        *lower = token - window + 1 <= 0 ? 0 : slot_of(token - window + 1);
+        *lower = token - window + 1 <= 0 ? 0 : begin_of(token - window + 1);
       }
     }
   };
@@ -274,6 +289,8 @@ class cache : cache_writer<Recipe> {
                     tensor_view<O, 3> out, attention_options const& options, Executor&& run, bool everything) const {
     visible_slots const slots{store_, store_.layer(index, layer), index, layer, q.extent[0], chunk, options.window, at, everything};
     run.for_each(store_.shape.kv_heads, [&](std::int64_t head) {
+      visible_slots seen = slots;
+      seen.head = static_cast<int>(head);
       query_rows<Q, O> const rows{.q = q,
                                   .out = out,
                                   .options = &options,
@@ -281,7 +298,7 @@ class cache : cache_writer<Recipe> {
                                   .head = static_cast<int>(head),
                                   .group = store_.shape.query_heads / store_.shape.kv_heads,
                                   .scale = base2_scale(options, Recipe::key_channels),
-                                  .slots = &slots,
+                                  .slots = &seen,
                                   .slot_range = [](void const* context, std::int64_t token, std::int64_t* lower, std::int64_t* upper) {
                                     static_cast<visible_slots const*>(context)->of_query(token, lower, upper);
                                   }};

@@ -32,6 +32,7 @@ class cache_ledger {
         if (status const taken = take_raw_blocks(s); !taken) return taken;
         for (int l = 0; l < store_.shape.layers; ++l) store_.layer(s, l) = {};
         for (std::int64_t h = 0; h < store_.heads_total(); ++h) store_.tables[s * store_.heads_total() + h] = {};
+        if constexpr (Recipe::has_births) std::fill_n(store_.heads.get() + s * store_.heads_total(), store_.heads_total(), head_state{});
         store_.sequences[s].open = true;
         return handle(s);
       }
@@ -57,6 +58,8 @@ class cache_ledger {
     if (tokens < 0) return {errc::out_of_range, tokens};
     for (int l = 0; l < store_.shape.layers; ++l) {
       layer_state cut = store_.layer(of.index, l);
+      if (std::int64_t const least = least_length(of.index, l); tokens > 0 && tokens < std::min(least, cut.tokens))
+        return {errc::unsupported, least};
       if (!cut_state(cut, tokens)) return {errc::capacity_exceeded, layer_state::max_holes};
     }
     return {};
@@ -163,8 +166,10 @@ class cache_ledger {
     if (!made) return made;
     for (int l = 0; l < store_.shape.layers; ++l) {
       store_.layer(made.value().index, l) = store_.layer(from.index, l);
-      for (int h = 0; h < store_.shape.kv_heads; ++h)
+      for (int h = 0; h < store_.shape.kv_heads; ++h) {
         store_.table_of(made.value().index, l, h) = store_.runs->fork(store_.table_of(from.index, l, h));
+        if constexpr (Recipe::has_births) store_.head(made.value().index, l, h) = store_.head(from.index, l, h);
+      }
     }
     return made;
   }
@@ -248,10 +253,27 @@ class cache_ledger {
       for (int i = 0; i < state.hole_count; ++i) dead += state.holes[i].end - state.holes[i].begin;
       done.dead_slots = std::max(done.dead_slots, dead);
       std::int64_t const pages = divide_up(std::max(state.sealed_keys, state.sealed_values), page::tokens);
-      for (int h = 0; h < store_.shape.kv_heads; ++h) store_.runs->truncate(store_.table_of(index, l, h), *store_.page_pool, pages);
+      for (int h = 0; h < store_.shape.kv_heads; ++h) {
+        store_.runs->truncate(store_.table_of(index, l, h), *store_.page_pool, pages);
+        if constexpr (Recipe::has_births)
+          if (tokens == 0) store_.head(index, l, h) = {};
+      }
       cut(l, before, kept);
     }
     return done;
+  }
+
+  // The fewest tokens but none that a layer can be cut to: what compaction has moved stays.
+  std::int64_t least_length(std::int64_t index, int layer) const {
+    std::int64_t least = 0;
+    if constexpr (Recipe::has_births)
+      for (int h = 0; h < store_.shape.kv_heads; ++h) {
+        head_slots const slots = store_.slots_of(index, layer, h);
+        if (slots.births.empty()) continue;
+        std::int64_t const behind = slots.state.token_of(slots.moved_end());  // and a token more if dead slots lie before it
+        least = std::max(least, behind + (slots.state.slot_of(behind - 1) + 1 < slots.moved_end()));
+      }
+    return least;
   }
 
   // Keeps the first `tokens` tokens of a layer; false if it would need one more hole than there is room for.
@@ -279,11 +301,9 @@ class cache_ledger {
     layer_state const& state = store_.layer(index, layer);
     std::int64_t const begin = Recipe::first_tokens + at * page::tokens, end = begin + page::tokens;
     if (at < 0 || (at + 1) * page::tokens > std::min(state.sealed_keys, state.sealed_values)) return false;
-    for (std::int64_t slot = begin; slot < end; ++slot) {
-      bool hole = false;
-      for (int i = 0; i < state.hole_count; ++i) hole = hole || (slot >= state.holes[i].begin && slot < state.holes[i].end);
-      if (!hole && (live[slot / 64] >> (slot % 64) & 1u) != 0) return false;
-    }
+    head_slots const slots = store_.slots_of(index, layer, head);
+    for (std::int64_t slot = begin; slot < end; ++slot)
+      if ((live[slot / 64] >> (slot % 64) & 1u) != 0 && !slots.is_dead(slot)) return false;
     return static_cast<bool>(store_.runs->drop(store_.table_of(index, layer, head), *store_.page_pool, at));
   }
 

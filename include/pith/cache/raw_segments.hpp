@@ -62,23 +62,26 @@ struct raw_segments {
       for (int c = 0; c < Tile::channels; ++c) store_le<std::uint16_t>(tile + 4 * (token / 2 * lanes + c) + 2 * (token % 2), row[c].bits);
   }
 
-  // Sequence slot `slot` (first tokens included).
+  // A new row, in sequence slot `slot` (first tokens included).
   static void set(std::byte* block, std::int64_t slot, bf16 const* key, bf16 const* value) {
-    if (slot < Recipe::first_tokens) {
-      if (slot == 0) std::memset(block, 0, static_cast<std::size_t>(keys_at));
+    std::int64_t const staged = slot - Recipe::first_tokens;
+    if (slot == 0 && staged < 0) std::memset(block, 0, static_cast<std::size_t>(keys_at));
+    if (staged >= 0 && staged % block_tokens == 0) {
+      std::memset(key_tile_of(block, staged), 0, static_cast<std::size_t>(key_tile::bytes));
+      std::memset(value_tile_of(block, staged), 0, static_cast<std::size_t>(value_tile::bytes));
+    }
+    replace(block, slot, key, value);
+  }
+  // Another row where there is one.
+  static void replace(std::byte* block, std::int64_t slot, bf16 const* key, bf16 const* value) {
+    std::int64_t const staged = slot - Recipe::first_tokens;
+    if (staged < 0) {
       set_row<first_key_tile>(block, static_cast<int>(slot), key);
       set_row<first_value_tile>(block + first_values_at, static_cast<int>(slot), value);
-      return;
+    } else {
+      set_row<key_tile>(key_tile_of(block, staged), static_cast<int>(staged % block_tokens), key);
+      set_row<value_tile>(value_tile_of(block, staged), static_cast<int>(staged % block_tokens), value);
     }
-    std::int64_t const staged = slot - Recipe::first_tokens;
-    std::byte* const keys = key_tile_of(block, staged);
-    std::byte* const values = value_tile_of(block, staged);
-    if (staged % block_tokens == 0) {
-      std::memset(keys, 0, static_cast<std::size_t>(key_tile::bytes));
-      std::memset(values, 0, static_cast<std::size_t>(value_tile::bytes));
-    }
-    set_row<key_tile>(keys, static_cast<int>(staged % block_tokens), key);
-    set_row<value_tile>(values, static_cast<int>(staged % block_tokens), value);
   }
 };
 

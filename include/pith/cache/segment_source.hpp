@@ -30,6 +30,11 @@ struct segment_source {
   std::int64_t stored() const { return std::max<std::int64_t>(0, state().slots - Recipe::first_tokens); }
   std::int64_t sealed_keys() const { return state().sealed_keys; }
   std::int64_t sealed_values() const { return state().sealed_values; }
+  // The page that holds `slot`, or null if it was given back.
+  std::byte* page_bytes(std::int64_t slot) const {
+    block_id const block = store.runs->block(store.table_of(sequence, layer, head), slot / page::tokens);
+    return block == no_block ? nullptr : store.page_pool->address(block);
+  }
   std::byte const* staging_keys(std::int64_t slot) const { return segments::key_tile_of(raw(), slot); }
   std::byte const* staging_values(std::int64_t slot) const { return segments::value_tile_of(raw(), slot); }
   std::int64_t chunk_tokens() const { return chunk; }
@@ -41,7 +46,7 @@ struct segment_source {
   }
   auto const& key_state() const { return store.states().keys.of(layer * store.shape.kv_heads + head); }
   auto const& value_state() const { return store.states().values.of(layer * store.shape.kv_heads + head); }
-  std::span<slot_range const> dead() const { return {state().holes, static_cast<std::size_t>(state().hole_count)}; }
+  std::span<slot_range const> dead() const { return store.slots_of(sequence, layer, head).dead(); }
   std::uint64_t const* live() const { return Recipe::has_liveness ? store.live_of(sequence, layer, head) : nullptr; }
   float const* bias() const { return Recipe::has_bias ? store.biases_of(sequence, layer, head) : nullptr; }
 

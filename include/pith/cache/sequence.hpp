@@ -39,6 +39,18 @@ struct layer_state {
     for (int i = 0; i < hole_count && slot >= holes[i].begin; ++i) slot += holes[i].end - holes[i].begin;
     return slot;
   }
+  // The token of a slot; of a dead one the next token's number.
+  PITH_HD std::int64_t token_of(std::int64_t slot) const {
+    std::int64_t token = slot;
+    for (int i = 0; i < hole_count && slot > holes[i].begin; ++i) token -= (slot < holes[i].end ? slot : holes[i].end) - holes[i].begin;
+    return token;
+  }
+};
+
+// One KV head of one layer of one sequence, once it was compacted. Slots counted after `first`; multiples of the tile that is sealed at once.
+struct head_state {
+  std::int64_t moved = 0;  // slots before it hold the tokens that side<births> says; the others those of layer_state
+  std::int64_t spent = 0;  // rows before it may not be encoded once more: their codecs encode several together, and have done so twice
 };
 
 struct sequence_state {

@@ -7,7 +7,7 @@
 //   raw<first<A>, last<B>>    the first A tokens and at least the last B stay as bf16              first<0>, last<32>
 //   pages<paged<N>>           tokens of a page                                                     paged<64>
 //   accuracy<A>               exact_accuracy or integer_accuracy                                   exact_accuracy
-//   side<...>                 per-slot side arrays: positions, liveness, bias                      none
+//   side<...>                 per-slot side arrays: positions, liveness, bias, births              none
 //   non_finite<P>             nan_policy of appended numbers                                       saturate
 //   on<Backend>               where it runs                                                        cpu
 #pragma once
@@ -47,6 +47,7 @@ struct cuda;  // the backend of cuda/cache.hpp; the others stand with their kern
 struct positions {};  // an original position for each slot; windows are then counted in positions
 struct liveness {};   // a bit for each slot and KV head: evict()
 struct bias {};       // an f32 added to a slot's score, for each KV head: set_bias()
+struct births {};     // the token that a slot holds, for each KV head: with liveness, compact()
 template <class... Arrays>
 struct side {};
 
@@ -111,7 +112,8 @@ struct slot<side<A...>> {
   static constexpr kind which = kind::side;
   template <class Array>
   static constexpr bool has = (std::is_same_v<Array, A> || ...);
-  static constexpr bool known = ((std::is_same_v<A, positions> || std::is_same_v<A, liveness> || std::is_same_v<A, bias>)&&...);
+  static constexpr bool known =
+      ((std::is_same_v<A, positions> || std::is_same_v<A, liveness> || std::is_same_v<A, bias> || std::is_same_v<A, births>)&&...);
 };
 template <nan_policy P>
 struct slot<non_finite<P>> {
@@ -170,7 +172,7 @@ consteval bool check_slots() {
     return false;
   } else if constexpr (!pick<kind::side, side<>, Slots...>::type::known) {
     static_assert(pick<kind::side, side<>, Slots...>::type::known,
-                  "[pith] side<...>: the side arrays are positions, liveness and bias. Fix: side<liveness>.");
+                  "[pith] side<...>: the side arrays are positions, liveness, bias and births. Fix: side<liveness>.");
     return false;
   } else if constexpr (raw_tokens::first_tokens < 0 || raw_tokens::first_tokens > 256) {
     static_assert(raw_tokens::first_tokens == 0, "[pith] first<N>: N is 0 to 256. Fix: first<4>.");
@@ -227,6 +229,7 @@ struct kv_cache {
   static constexpr bool has_positions = arrays::template has<positions>;
   static constexpr bool has_liveness = arrays::template has<liveness>;
   static constexpr bool has_bias = arrays::template has<bias>;
+  static constexpr bool has_births = arrays::template has<births>;
   static constexpr nan_policy nan = pick<slot_detail::kind::non_finite, non_finite<nan_policy::saturate>>::policy;
   using accuracy = typename pick<slot_detail::kind::accuracy, pith::accuracy<exact_accuracy>>::type;
   using backend = typename pick<slot_detail::kind::on, on<void>>::type;  // void: the only backend that is included

@@ -8,7 +8,8 @@
 //   4,4 layers, KV heads
 //   per layer   8,8,8,8,8 tokens, slots, sealed key slots, sealed value slots, holes;  16 per hole: begin, end
 //               8 per slot: position                         if the composition has side<positions>
-//     per head  the raw block;  8 per 64 slots: liveness;  4 per slot: bias (both as far as the composition has them)
+//     per head  the raw block;  8 per 64 slots: liveness;  4 per slot: bias;  8,8 moved and spent slots, 4 per moved slot: birth (all three as
+//               far as the composition has them)
 //       per page  1: 0 if it was given back, then nothing; or 1, then its bytes; of a codec of variable rate with distances of
 //                 zero, and the tails of the sealed tiles behind it, keys' first
 //   8   fingerprint of all bytes before it
@@ -36,7 +37,7 @@ struct snapshot {
   static std::uint64_t identity(storage const& store) {
     fingerprint all;
     for (std::int64_t const x : {Recipe::first_tokens, Recipe::last_keys, Recipe::last_values}) all.add(static_cast<std::uint64_t>(x));
-    all.add_byte(static_cast<std::uint8_t>(Recipe::has_positions | Recipe::has_liveness << 1 | Recipe::has_bias << 2));
+    all.add_byte(static_cast<std::uint8_t>(Recipe::has_positions | Recipe::has_liveness << 1 | Recipe::has_bias << 2 | Recipe::has_births << 3));
     bool const one = !page::calibration::is_needed;  // all heads are alike
     for (std::int64_t h = 0; h < (one ? 1 : store.heads_total()); ++h) all.add(page_identity<page>(store.states().keys.of(h), store.states().values.of(h)));
     return all.value();
@@ -142,6 +143,12 @@ struct snapshot {
           }
         if constexpr (Recipe::has_bias)
           for (std::int64_t s = 0; s < state.slots; ++s) out.number(float_bits(store.biases_of(sequence, l, h)[s]), 4);
+        if constexpr (Recipe::has_births) {
+          head_state const& head = store.head(sequence, l, h);
+          out.number(static_cast<std::uint64_t>(head.moved));
+          out.number(static_cast<std::uint64_t>(head.spent));
+          for (std::int64_t s = 0; s < head.moved; ++s) out.number(static_cast<std::uint32_t>(store.births_of(sequence, l, h)[s]), 4);
+        }
         for (std::int64_t p = 0; p < pages_of(state); ++p) {
           block_id const block = store.runs->block(store.table_of(sequence, l, h), p);
           out.number(block == no_block ? 0 : 1, 1);
@@ -233,6 +240,25 @@ struct snapshot {
     return done;
   }
 
+  static status read_births(storage& store, std::int64_t sequence, int l, int h, layer_state const& state, reader& in) {
+    std::int64_t const start = in.at, sealed = std::min(state.sealed_keys, state.sealed_values);
+    head_state head;
+    for (std::int64_t* to : {&head.moved, &head.spent}) *to = static_cast<std::int64_t>(in.number());
+    if (!in.enough) return in.missing();
+    for (std::int64_t const slots : {head.moved, head.spent})
+      if (slots < 0 || slots > sealed || slots % page::tile_tokens != 0) return {errc::bad_format, start};
+    std::int64_t const behind = state.token_of(Recipe::first_tokens + head.moved);
+    std::int64_t before = std::min<std::int64_t>(Recipe::first_tokens, behind);
+    for (std::int64_t s = 0; s < head.moved; ++s) {
+      std::int64_t const birth = in.template number<std::uint32_t>();
+      if (!in.enough) return in.missing();
+      if (birth < before || birth > behind) return {errc::bad_format, in.at - 4};
+      store.births_of(sequence, l, h)[s] = static_cast<std::int32_t>(before = birth);
+    }
+    store.head(sequence, l, h) = head;
+    return {};
+  }
+
   template <class AddPage>
   static status read_layer(storage& store, std::int64_t sequence, int l, reader& in, AddPage& add_page) {
     std::int64_t const start = in.at;
@@ -270,6 +296,8 @@ struct snapshot {
           if (is_nan(bias) || float_bits(bias) == 0x7f800000u) return {errc::bad_format, in.at - 4};
           store.biases_of(sequence, l, h)[s] = bias;
         }
+      if constexpr (Recipe::has_births)
+        if (status const ok = read_births(store, sequence, l, h, state, in); !ok) return ok;
       if (!in.enough) return in.missing();
       table& pages = store.table_of(sequence, l, h);
       for (std::int64_t p = 0; p < pages_of(state); ++p) {

@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 // The memory of one cache: the arena cut into raw blocks, chunk buffers, side arrays and pages, and the states that describe them.
 //
-//   arena  | raw blocks | chunk buffers | positions | liveness bits | biases | pages ... |
+//   arena  | raw blocks | chunk buffers | positions | liveness bits | biases | births | pages ... |
 //
 // Pages of a codec of variable rate share their part of the arena with the tails of their tiles (tailed_pool.hpp).
 // Everything is obtained at set-up. A sequence takes a raw block for each (layer, KV head) when it is opened and pages as tokens arrive.
 #pragma once
 
 #include <atomic>
+#include <limits>
 #include <memory>
 #include <new>
 #include <optional>
 #include <span>
 #include <vector>
 
+#include "pith/cache/head_slots.hpp"
 #include "pith/cache/raw_segments.hpp"
-#include "pith/cache/sequence.hpp"
 #include "pith/cache/tailed_pool.hpp"
 #include "pith/codec/calibration.hpp"
 #include "pith/page/arena.hpp"
@@ -58,9 +59,11 @@ struct cache_storage {
   std::int64_t* position = nullptr;    // [sequence][layer][slot]
   std::uint64_t* live_bits = nullptr;  // [sequence][layer][head][slot / 64]
   float* biases = nullptr;             // [sequence][layer][head][slot]
+  std::int32_t* births = nullptr;      // [sequence][layer][head][slot after `first`]; of the slots that compaction has moved
   std::unique_ptr<sequence_state[]> sequences;
   std::unique_ptr<layer_state[]> layers;   // [sequence][layer]
   std::unique_ptr<table[]> tables;         // [sequence][layer][head]
+  std::unique_ptr<head_state[]> heads;     // [sequence][layer][head], with side<births>
   std::unique_ptr<block_id[]> raw_blocks;  // [sequence][layer][head]
   std::vector<typename calibration<page>::key_state> key_states;      // [layer][head], if the codec has any
   std::vector<typename calibration<page>::value_state> value_states;  // [layer][head]
@@ -77,8 +80,8 @@ struct cache_storage {
 
   // What set_up carves beside the pages, in order.
   struct fixed_parts {
-    std::int64_t raw, chunks, positions, live, biases;
-    std::int64_t total() const { return raw + chunks + positions + live + biases + 6 * 64; }  // and what alignment may cost
+    std::int64_t raw, chunks, positions, live, biases, births;
+    std::int64_t total() const { return raw + chunks + positions + live + biases + births + 7 * 64; }  // and what alignment may cost
   };
   fixed_parts parts() const {
     std::int64_t const all_heads = heads_total() * shape.max_sequences;
@@ -86,7 +89,8 @@ struct cache_storage {
             .chunks = shape.max_sequences * shape.kv_heads * chunk_head_bytes(),
             .positions = Recipe::has_positions ? 8 * shape.max_tokens * shape.layers * shape.max_sequences : 0,
             .live = Recipe::has_liveness ? 8 * live_words() * all_heads : 0,
-            .biases = Recipe::has_bias ? 4 * shape.max_tokens * all_heads : 0};
+            .biases = Recipe::has_bias ? 4 * shape.max_tokens * all_heads : 0,
+            .births = Recipe::has_births ? 4 * shape.max_tokens * all_heads : 0};
   }
   // Bytes of an arena beside the pages.
   static std::int64_t fixed_bytes(cache_shape const& of) {
@@ -99,8 +103,9 @@ struct cache_storage {
     if (of.layers <= 0 || of.kv_heads <= 0 || of.max_sequences <= 0 || of.max_chunk < 0 || of.max_tokens < 0)
       return {errc::shape_mismatch, of.layers};
     if (of.query_heads <= 0 || of.query_heads % of.kv_heads != 0) return {errc::shape_mismatch, of.query_heads};
-    if ((Recipe::has_positions || Recipe::has_liveness || Recipe::has_bias) && of.max_tokens == 0)
+    if ((Recipe::has_positions || Recipe::has_liveness || Recipe::has_bias || Recipe::has_births) && of.max_tokens == 0)
       return {errc::shape_mismatch, of.max_tokens};
+    if (Recipe::has_births && of.max_tokens > std::numeric_limits<std::int32_t>::max()) return {errc::shape_mismatch, of.max_tokens};
     return {};
   }
 
@@ -112,6 +117,7 @@ struct cache_storage {
     if (Recipe::has_positions) bytes += 8 * shape.layers * shape.max_tokens;
     if (Recipe::has_liveness) bytes += 8 * heads_total() * live_words();
     if (Recipe::has_bias) bytes += 4 * heads_total() * shape.max_tokens;
+    if (Recipe::has_births) bytes += heads_total() * (4 * shape.max_tokens + static_cast<std::int64_t>(sizeof(head_state)));
     return bytes;
   }
 
@@ -152,6 +158,7 @@ struct cache_storage {
     if (status s = carve(sizes.positions, position); !s) return s;
     if (status s = carve(sizes.live, live_bits); !s) return s;
     if (status s = carve(sizes.biases, biases); !s) return s;
+    if (status s = carve(sizes.births, births); !s) return s;
     std::int64_t const room = cursor.remaining_bytes() - 64, blocks = room / page::bytes;
     std::byte* page_memory = nullptr;
     if (std::int64_t const least = heads_total() * (page::bytes + page::tails_bound); room < least)
@@ -165,7 +172,9 @@ struct cache_storage {
       else
         return block_pool::make(page_memory, page::bytes, blocks);
     }();
-    auto runs_made = run_store::make(blocks / 4 + 2 * all_heads + 8);
+    // A compacted head keeps the numbers of the pages that it gave back.
+    std::int64_t const emptied = Recipe::has_births ? all_heads * divide_up(shape.max_tokens, page::tokens * run_store::run_blocks) : 0;
+    auto runs_made = run_store::make(blocks / 4 + 2 * all_heads + 8 + emptied);
     if (!raw_made) return raw_made.error();
     if (!pages_made) return pages_made.error();
     if (!runs_made) return runs_made.error();
@@ -178,7 +187,8 @@ struct cache_storage {
     layers.reset(new (std::nothrow) layer_state[count * static_cast<std::size_t>(shape.layers)]);
     tables.reset(new (std::nothrow) table[static_cast<std::size_t>(all_heads)]);
     raw_blocks.reset(new (std::nothrow) block_id[static_cast<std::size_t>(all_heads)]);
-    if (!sequences || !layers || !tables || !raw_blocks) return {errc::out_of_memory, all_heads};
+    if constexpr (Recipe::has_births) heads.reset(new (std::nothrow) head_state[static_cast<std::size_t>(all_heads)]);
+    if (!sequences || !layers || !tables || !raw_blocks || (Recipe::has_births && !heads)) return {errc::out_of_memory, all_heads};
     return {};
   }
 
@@ -197,6 +207,13 @@ struct cache_storage {
     return live_bits + head_index(sequence, at, head) * live_words();
   }
   float* biases_of(std::int64_t sequence, int at, int head) const { return biases + head_index(sequence, at, head) * shape.max_tokens; }
+  std::int32_t* births_of(std::int64_t sequence, int at, int head) const { return births + head_index(sequence, at, head) * shape.max_tokens; }
+  head_state& head(std::int64_t sequence, int at, int of) const { return heads[head_index(sequence, at, of)]; }
+  head_slots slots_of(std::int64_t sequence, int at, int of) const {
+    head_slots made{layer(sequence, at), Recipe::first_tokens, {}};
+    if constexpr (Recipe::has_births) made.births = {births_of(sequence, at, of), static_cast<std::size_t>(head(sequence, at, of).moved)};
+    return made;
+  }
 };
 
 }  // namespace pith

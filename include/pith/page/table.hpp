@@ -136,6 +136,13 @@ class run_store {
     return {};
   }
 
+  // Puts a block, or none, in the place of another, which is the caller's from then on: pages change places, or hands. The page is_exclusive.
+  block_id exchange(table& in, std::int64_t page, block_id block) noexcept {
+    PITH_EXPECTS(is_exclusive(in, page));
+    run& holder = at(run_of(in, page));
+    return std::exchange(holder.ids[page - holder.first_page], block);
+  }
+
   // The block of a page in [0, pages), or no_block if it was dropped. Cost: the runs after the page.
   block_id block(table const& in, std::int64_t page) const noexcept {
     PITH_EXPECTS(page >= 0 && page < in.pages);
