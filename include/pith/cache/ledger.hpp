@@ -56,10 +56,11 @@ class cache_ledger {
   status check_truncate(sequence of, std::int64_t tokens) const {
     if (status const ok = check(of); !ok) return ok;
     if (tokens < 0) return {errc::out_of_range, tokens};
+    std::int64_t least = 0;
+    for (int l = 0; l < store_.shape.layers; ++l) least = std::max(least, least_length(of.index, l));
+    if (tokens > 0 && tokens < least) return {errc::unsupported, least};
     for (int l = 0; l < store_.shape.layers; ++l) {
       layer_state cut = store_.layer(of.index, l);
-      if (std::int64_t const least = least_length(of.index, l); tokens > 0 && tokens < std::min(least, cut.tokens))
-        return {errc::unsupported, least};
       if (!cut_state(cut, tokens)) return {errc::capacity_exceeded, layer_state::max_holes};
     }
     return {};
@@ -263,15 +264,16 @@ class cache_ledger {
     return done;
   }
 
-  // The fewest tokens but none that a layer can be cut to: what compaction has moved stays.
+  // The fewest tokens but none that a layer can be cut to: what compaction has moved stays. At most those that there are.
   std::int64_t least_length(std::int64_t index, int layer) const {
     std::int64_t least = 0;
     if constexpr (Recipe::has_births)
       for (int h = 0; h < store_.shape.kv_heads; ++h) {
         head_slots const slots = store_.slots_of(index, layer, h);
         if (slots.births.empty()) continue;
-        std::int64_t const behind = slots.state.token_of(slots.moved_end());  // and a token more if dead slots lie before it
-        least = std::max(least, behind + (slots.state.slot_of(behind - 1) + 1 < slots.moved_end()));
+        std::int64_t const behind = slots.state.token_of(slots.moved_end());
+        bool const hole_before = slots.state.slot_of(behind - 1) + 1 < slots.moved_end();  // then the token behind it stays too
+        least = std::max(least, std::min(behind + hole_before, slots.state.tokens));
       }
     return least;
   }
