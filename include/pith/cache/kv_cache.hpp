@@ -43,6 +43,7 @@ class cache : cache_compactor<Recipe> {
   using base::survivors;
   using base::read_rows;
   using base::compact;
+  using base::merge_scratch_bytes;
   using base::identity;
   using base::shape;
   using base::memory;
