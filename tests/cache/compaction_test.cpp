@@ -26,7 +26,8 @@ using per_token = pith::int4<pith::per_token<16>>;
 using alone = recipe<pith::raw<pith::bf16>, pith::pipe<pith::hadamard<16>, per_token>, pith::last<8, 40>, pith::positions>;
 using together = recipe<pith::int4<pith::per_channel<32>>, per_token, pith::last<8>>;
 
-// A number of the texts is at most 4 * 0.866 in size, so half a step of 32 of them is at most this; 2^-7 for the rounding of the parameters.
+// A number of the texts is at most 4 * 0.866 in size, so half a step of 32 of them is at most this; 2^-7 for the rounding of the
+// parameters.
 float constexpr half_step = 2 * 4 * 0.8660254f / 15 / 2 + 0x1p-7f;
 
 // One token in one head.
@@ -68,10 +69,15 @@ struct world {
   std::map<std::string, int64_t> count;
   double worst = 0;
 
-  world(std::uint64_t seed, int64_t pages)
-      : cache(pith::make<Recipe>(shape(pages)).value()), bits(seed) {}
+  world(std::uint64_t seed, int64_t pages) : cache(pith::make<Recipe>(shape(pages)).value()), bits(seed) {}
   static pith::cache_shape shape(int64_t pages) {
-    pith::cache_shape made{.layers = layers, .kv_heads = kv_heads, .query_heads = query_heads, .bytes = 0, .max_sequences = 5, .max_tokens = max_tokens, .max_chunk = 0};
+    pith::cache_shape made{.layers = layers,
+                           .kv_heads = kv_heads,
+                           .query_heads = query_heads,
+                           .bytes = 0,
+                           .max_sequences = 5,
+                           .max_tokens = max_tokens,
+                           .max_chunk = 0};
     made.bytes = pith::cache_storage<Recipe>::fixed_bytes(made) + pages * page::bytes;
     return made;
   }
@@ -80,7 +86,8 @@ struct world {
 
   void grow(std::size_t at) {
     auto& [handle, tokens] = open[at];
-    int64_t const chunk = below(5) == 0 ? below(100) : 1 + below(8), from = below(text_tokens - 100), before = static_cast<int64_t>(tokens.size());
+    int64_t const chunk = below(5) == 0 ? below(100) : 1 + below(8), from = below(text_tokens - 100),
+                  before = static_cast<int64_t>(tokens.size());
     if (before + chunk > 600) return close(at);
     std::vector<int64_t> positions;
     if constexpr (Recipe::has_positions)
@@ -113,7 +120,8 @@ struct world {
     if (!done && done.error().code == errc::unsupported) {
       REQUIRE(done.error().at > tokens);
       REQUIRE(done.error().at <= size);
-      REQUIRE((cache.check_truncate(handle, done.error().at) || cache.check_truncate(handle, done.error().at).code == errc::capacity_exceeded));
+      REQUIRE(
+          (cache.check_truncate(handle, done.error().at) || cache.check_truncate(handle, done.error().at).code == errc::capacity_exceeded));
       REQUIRE_FALSE(cache.check_truncate(handle, done.error().at - 1));
       REQUIRE(cache.check_truncate(handle, 0));
       ++count["cut refused"];
@@ -192,7 +200,8 @@ struct world {
       int64_t const sealed = std::min(state.sealed_keys, state.sealed_values);
       int64_t kept = 0, held = 0;
       for (pith::survivor const& s : survivors(handle, layer, head)) kept += s.slot >= first && s.slot - first < sealed;
-      for (int64_t p = 0; p < pith::divide_up(sealed, page::tokens); ++p) held += memory.runs->block(memory.table_of(handle.index, layer, head), p) != pith::no_block;
+      for (int64_t p = 0; p < pith::divide_up(sealed, page::tokens); ++p)
+        held += memory.runs->block(memory.table_of(handle.index, layer, head), p) != pith::no_block;
       REQUIRE(held <= pith::divide_up(kept, page::tokens) + 1);
     }
     REQUIRE(cache.compact(handle, layer, head).value().pages == 0);
@@ -209,7 +218,8 @@ struct world {
     return all;
   }
 
-  // Compares the rows of a head with the model's, which takes note of those that were sealed or encoded again; returns how many of the latter.
+  // Compares the rows of a head with the model's, which takes note of those that were sealed or encoded again; returns how many of the
+  // latter.
   int64_t changed(std::size_t at, int layer, int head) {
     auto& [handle, model] = open[at];
     auto const all = survivors(handle, layer, head);
@@ -284,7 +294,14 @@ struct world {
     }
     auto const at = static_cast<std::size_t>(below(static_cast<int64_t>(open.size())));
     note(at);
-    what < 50 ? grow(at) : what < 54 ? fork(at) : what < 60 ? cut(at) : what < 72 ? evict(at) : what < 76 ? set_bias(at) : what < 95 ? compact(at) : what < 97 ? reload(at) : close(at);
+    what < 50   ? grow(at)
+    : what < 54 ? fork(at)
+    : what < 60 ? cut(at)
+    : what < 72 ? evict(at)
+    : what < 76 ? set_bias(at)
+    : what < 95 ? compact(at)
+    : what < 97 ? reload(at)
+                : close(at);
   }
   // Sealing shows before anything else can change the rows.
   void note(std::size_t at) {
@@ -301,7 +318,8 @@ struct world {
       heads[static_cast<std::size_t>(h)].dk = heads[static_cast<std::size_t>(h)].dv = channels;
       for (model_token const& token : model) {
         model_row const& row = token.rows[static_cast<std::size_t>(layer * kv_heads + h)];
-        heads[static_cast<std::size_t>(h)].add(row.key.data(), row.value.data(), row.live, row.bias, row.key_is_packed, row.value_is_packed, token.position);
+        heads[static_cast<std::size_t>(h)].add(row.key.data(), row.value.data(), row.live, row.bias, row.key_is_packed, row.value_is_packed,
+                                               token.position);
       }
     }
     tokens_of_heads queries = zeros(std::min<int64_t>(static_cast<int64_t>(model.size()), 1 + below(3)), query_heads, channels);
@@ -339,11 +357,12 @@ void happened(std::map<std::string, int64_t> const& count, std::initializer_list
 }  // namespace
 
 TEST_CASE("compaction: random operations, rows that move alone", "[cache][compaction][random]") {
-  happened(run<alone>(1, 2500, 60), {"append", "fork", "cut", "cut inexactly", "cut refused", "evict", "load", "close", "exhausted", "compact",
-                                     "compact a fork", "no page for a copy", "rows moved"});
+  happened(run<alone>(1, 3500, 60), {"append", "fork", "cut", "cut inexactly", "cut refused", "evict", "load", "close", "exhausted",
+                                     "compact", "compact a fork", "no page for a copy", "rows moved"});
 }
 TEST_CASE("compaction: random operations, rows encoded together, once more at most", "[cache][compaction][random]") {
-  happened(run<together>(3, 2500, 60), {"append", "fork", "cut", "cut refused", "evict", "load", "exhausted", "compact", "compact a fork", "rows encoded"});
+  happened(run<together>(3, 2500, 60),
+           {"append", "fork", "cut", "cut refused", "evict", "load", "exhausted", "compact", "compact a fork", "rows encoded"});
 }
 
 namespace {
@@ -403,7 +422,8 @@ void move_rows() {
   Tile::decode(to.data(), after.data());
   for (int t = 0; t < Tile::tokens; t += 1 + t % 3)
     for (int c = 0; c < Tile::channels; ++c)
-      REQUIRE(after[static_cast<std::size_t>(t * Tile::channels + c)] == before[static_cast<std::size_t>((Tile::tokens - 1 - t) * Tile::channels + c)]);
+      REQUIRE(after[static_cast<std::size_t>(t * Tile::channels + c)] ==
+              before[static_cast<std::size_t>((Tile::tokens - 1 - t) * Tile::channels + c)]);
   for (float const x : after) REQUIRE(pith::is_finite(x));
 }
 template <class Codec>
@@ -429,7 +449,8 @@ TEST_CASE("compaction: rows that move alone move as they are stored", "[cache][c
 
 TEST_CASE("compaction: resident bytes follow the survivors, attention stays", "[cache][compaction]") {
   int64_t constexpr tokens = 1000;
-  auto const k = gaussian(11, tokens, kv_heads, channels), v = gaussian(12, tokens, kv_heads, channels), q = gaussian(13, 4, query_heads, channels);
+  auto const k = gaussian(11, tokens, kv_heads, channels), v = gaussian(12, tokens, kv_heads, channels),
+             q = gaussian(13, 4, query_heads, channels);
   auto cache = pith::make<alone>(world<alone>::shape(200)).value();
   pith::sequence const of = filled(cache, k, v);
   int64_t const all = cache.resident_bytes(), pages = cache.memory().page_pool->used_blocks();

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a policy that evicts needs of a cache beside evict(): who is left, their rows as numbers, and their pages back. A base of cache<Recipe>.
+// What a policy that evicts needs of a cache beside evict(): who is left, their rows as numbers, and their pages back. A base of
+// cache<Recipe>.
 //
 //   auto const n = cache.survivors(s, layer, head, slots).value();       // [n] slots and tokens, ascending: place i is survivor i
 //   cache.read_rows(s, layer, head, slots.first(n), keys, values);       // what a scorer or a route by content looks at
 //   cache.compact(s, layer, head);                                       // evicted rows between living ones: pages come back
 //   cache.compact(s, layer, head, {into, weights}, scratch);             // losers are merged into survivors, then the same
 //
-// A merge makes survivor j  sum_i w_i row_i  over itself and all i with into[i] = j, in f32, in slot order; with side<bias> its bias becomes
-// ln sum_i e^bias_i. So m equal rows leave attention as it was, and a slot that stands for all losers of a head is any one of them into which
-// the others go. Without side<bias> a merged row counts as one.
+// A merge makes survivor j  sum_i w_i row_i  over itself and all i with into[i] = j, in f32, in slot order; with side<bias> its bias
+// becomes ln sum_i e^bias_i. So m equal rows leave attention as it was, and a slot that stands for all losers of a head is any one of them
+// into which the others go. Without side<bias> a merged row counts as one.
 //
-// Rule E1  What is sealed and kept is encoded anew at most once in its life: raw, float8 and per_token rows never are, they move as they are
+// Rule E1  What is sealed and kept is encoded anew at most once in its life: raw, float8 and per_token rows never are, they move as they
+// are
 //          stored. Merged rows are new numbers, and are encoded once more each time.
 // Rule E2  first and staging do not move: they are raw, of this sequence alone, and small. Losers there are masked; a row there that others
 //          are merged into is overwritten, rounded to bf16 once.
@@ -35,8 +37,8 @@ struct survivor {
 struct merge_plan {
   static constexpr std::int64_t dropped = -1;
 
-  std::span<std::int64_t const> into;    // i: stays; j: goes into survivor j, which stays; or dropped
-  std::span<float const> weights;        // finite; of a survivor into which nothing goes it does not matter
+  std::span<std::int64_t const> into;      // i: stays; j: goes into survivor j, which stays; or dropped
+  std::span<float const> weights;          // finite; of a survivor into which nothing goes it does not matter
   std::span<float const> value_weights{};  // empty: the same
 
   std::span<float const> of_values() const { return value_weights.empty() ? weights : value_weights; }
@@ -47,10 +49,10 @@ class cache_compactor : public cache_writer<Recipe> {
   using base = cache_writer<Recipe>;
 
  protected:
+  using base::store_;
   using typename base::backend;
   using typename base::page;
   using typename base::segments;
-  using base::store_;
   using packer = head_packer<Recipe, backend>;
   using reader = row_reader<Recipe, backend>;
 
@@ -82,7 +84,8 @@ class cache_compactor : public cache_writer<Recipe> {
   // cost    every tile is decoded once, if the slots are in order
   status read_rows(sequence of, int layer, int head, std::span<survivor const> rows, std::span<float> keys, std::span<float> values) const {
     if (status const ok = this->check_head(of, layer, head); !ok) return ok;
-    if (!keys.empty() && keys.size() != rows.size() * Recipe::key_channels) return {errc::shape_mismatch, static_cast<std::int64_t>(keys.size())};
+    if (!keys.empty() && keys.size() != rows.size() * Recipe::key_channels)
+      return {errc::shape_mismatch, static_cast<std::int64_t>(keys.size())};
     if (!values.empty() && values.size() != rows.size() * Recipe::value_channels)
       return {errc::shape_mismatch, static_cast<std::int64_t>(values.size())};
     for (std::size_t i = 0; i < rows.size(); ++i)
@@ -98,7 +101,8 @@ class cache_compactor : public cache_writer<Recipe> {
   // Gives back the pages that the evicted rows of one KV head take up (head_packer.hpp), if those are at least `least_pages`.
   // errors  stale_handle, out_of_range; capacity_exceeded: a fork shares pages and there are none for a copy. Nothing was changed
   // cost    a copy of the rows that move; where rows are encoded together, a decode and an encode of them
-  result<compaction> compact(sequence of, int layer, int head, std::int64_t least_pages = 1) requires(Recipe::has_liveness && Recipe::has_births) {
+  result<compaction> compact(sequence of, int layer, int head,
+                             std::int64_t least_pages = 1) requires(Recipe::has_liveness&& Recipe::has_births) {
     check_rate();
     if (status const ok = this->check_head(of, layer, head); !ok) return ok;
     packer rows(store_, of.index, layer, head, {});
@@ -110,16 +114,16 @@ class cache_compactor : public cache_writer<Recipe> {
   // Bytes that a merge of so many survivors needs, into at most `targets` of them.
   static constexpr std::int64_t merge_scratch_bytes(std::int64_t survivors, std::int64_t targets) {
     return alignof(merged_row) + survivors * static_cast<std::int64_t>(sizeof(place)) +
-           targets * static_cast<std::int64_t>(sizeof(merged_row) + sizeof(replaced_row) + sizeof(float) * (Recipe::key_channels + Recipe::value_channels));
+           targets * static_cast<std::int64_t>(sizeof(merged_row) + sizeof(replaced_row) +
+                                               sizeof(float) * (Recipe::key_channels + Recipe::value_channels));
   }
 
   // Merges and drops, then compacts.
   // errors  stale_handle, out_of_range (layer, head; into: `at` is the survivor), shape_mismatch (not one for each survivor), not_finite (a
-  //         weight), capacity_exceeded (scratch: `at` is its bytes; or as compact), unsupported (`at` is the survivor: others would go into a
-  //         row that was encoded its one time, or whose key is sealed and value is not, or the other way round). Nothing was changed
-  result<compaction> compact(sequence of, int layer, int head, merge_plan const& plan, std::span<std::byte> scratch)
-    requires(Recipe::has_liveness && Recipe::has_births)
-  {
+  //         weight), capacity_exceeded (scratch: `at` is its bytes; or as compact), unsupported (`at` is the survivor: others would go into
+  //         a row that was encoded its one time, or whose key is sealed and value is not, or the other way round). Nothing was changed
+  result<compaction> compact(sequence of, int layer, int head, merge_plan const& plan,
+                             std::span<std::byte> scratch) requires(Recipe::has_liveness&& Recipe::has_births) {
     check_rate();
     if (status const ok = this->check_head(of, layer, head); !ok) return ok;
     merge_state all;
@@ -171,7 +175,8 @@ class cache_compactor : public cache_writer<Recipe> {
   };
 
   static consteval void check_rate() {
-    static_assert(!page::has_tails, "[pith] compact(): rows of a codec of variable rate are not compacted. Fix: a codec of fixed size, int8<per_token<64>>.");
+    static_assert(!page::has_tails,
+                  "[pith] compact(): rows of a codec of variable rate are not compacted. Fix: a codec of fixed size, int8<per_token<64>>.");
   }
 
   bool is_living(std::int64_t index, int layer, int head, std::int64_t slot) const {
@@ -215,7 +220,8 @@ class cache_compactor : public cache_writer<Recipe> {
     }
     std::size_t const past = reinterpret_cast<std::uintptr_t>(scratch.data()) % alignof(merged_row);
     std::byte* at = scratch.data() + (past == 0 ? 0 : alignof(merged_row) - past);
-    if (static_cast<std::int64_t>(scratch.size()) < merge_scratch_bytes(living, 0)) return {errc::capacity_exceeded, merge_scratch_bytes(living, 0)};
+    if (static_cast<std::int64_t>(scratch.size()) < merge_scratch_bytes(living, 0))
+      return {errc::capacity_exceeded, merge_scratch_bytes(living, 0)};
     auto const carve = [&]<class T>(std::span<T>& to, std::size_t of) {
       to = {reinterpret_cast<T*>(at), of};
       at += of * sizeof(T);
@@ -224,7 +230,8 @@ class cache_compactor : public cache_writer<Recipe> {
     std::size_t i = 0;
     for_each_living(index, layer, head, [&](std::int64_t slot) { all.places[i++] = {slot, -1}; });
     for (i = 0; i < count; ++i)
-      if (std::int64_t const to = plan.into[i]; to >= 0 && to != static_cast<std::int64_t>(i)) all.places[static_cast<std::size_t>(to)].row = 0;
+      if (std::int64_t const to = plan.into[i]; to >= 0 && to != static_cast<std::int64_t>(i))
+        all.places[static_cast<std::size_t>(to)].row = 0;
     std::int64_t targets = 0;
     for (i = 0; i < count; ++i)
       if (all.places[i].row == 0) {

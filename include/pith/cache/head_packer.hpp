@@ -7,7 +7,8 @@
 // A unit is page::tile_tokens rows, what is sealed at once. Numbers of slots count behind `first`.
 //
 // Rule P1  The newest units stay if nothing in them has died: what is compacted ends at the newest unit that has a dead row.
-// Rule P2  Rows that move alone (row_codes.hpp) are copied as they are stored. Others are decoded and encoded in their new unit; what is behind
+// Rule P2  Rows that move alone (row_codes.hpp) are copied as they are stored. Others are decoded and encoded in their new unit; what is
+// behind
 //          that, and all in front of `spent`, moves by whole units, bytes and dead rows included, and never is encoded again.
 // Rule P3  A unit's rows come from units not behind it, so blocks are filled in place from the end; no other table holds them (own_pages).
 // Rule P4  A page that was given back between others is closed first, by moving the blocks in front of it up the table.
@@ -48,7 +49,11 @@ class head_packer {
 
   // `replaced` ascends by slots. Its rows are sealed, keys and values, and not spent.
   head_packer(storage& store, std::int64_t index, int layer, int head, std::span<replaced_row> replaced)
-      : store_(store), of_{store, index, layer, head}, table_(store.table_of(index, layer, head)), state_(store.head(index, layer, head)), replaced_(replaced) {
+      : store_(store),
+        of_{store, index, layer, head},
+        table_(store.table_of(index, layer, head)),
+        state_(store.head(index, layer, head)),
+        replaced_(replaced) {
     if constexpr (Recipe::has_bias) bias_ = store.biases_of(index, layer, head) + first;
     births_ = store.births_of(index, layer, head);
     live_ = store.live_of(index, layer, head);
@@ -132,7 +137,8 @@ class head_packer {
     for (std::int64_t u = floor - unit; u >= bottom; u -= unit)  // spent
       if (kept_in(u, unit) > 0) move_unit(u, write -= unit, done);
     if constexpr (!all_move) state_.spent = std::max(state_.spent, end);
-    for (std::int64_t p = bottom / page_tokens; p < write / page_tokens; ++p) static_cast<void>(store_.runs->drop(table_, *store_.page_pool, p));
+    for (std::int64_t p = bottom / page_tokens; p < write / page_tokens; ++p)
+      static_cast<void>(store_.runs->drop(table_, *store_.page_pool, p));
     for (std::int64_t u = write / page_tokens * page_tokens; u < write; u += unit) {
       std::memset(key_bytes(u), 0, static_cast<std::size_t>(unit / key_tile::tokens * key_tile::bytes));
       std::memset(value_bytes(u), 0, static_cast<std::size_t>(unit / value_tile::tokens * value_tile::bytes));
@@ -155,7 +161,8 @@ class head_packer {
   bool is_spent(std::int64_t at) const { return !all_move && at < state_.spent; }
   bool is_kept(std::int64_t slot) const {
     std::int64_t const at = first + slot;
-    return (live_[at / 64] >> (at % 64) & 1u) != 0 && (slot < state_.moved || !store_.slots_of(of_.sequence, of_.layer, of_.head).is_dead(at));
+    return (live_[at / 64] >> (at % 64) & 1u) != 0 &&
+           (slot < state_.moved || !store_.slots_of(of_.sequence, of_.layer, of_.head).is_dead(at));
   }
   std::int64_t kept_in(std::int64_t from, std::int64_t count) const {
     std::int64_t kept = 0;
@@ -165,15 +172,19 @@ class head_packer {
   // Rule P1, for a unit behind which all others stay.
   bool unit_stays(std::int64_t at, std::int64_t kept) const {
     if (is_spent(at)) return kept > 0;
-    auto const row = std::lower_bound(replaced_.begin(), replaced_.end(), first + at, [](replaced_row const& r, std::int64_t slot) { return r.slot < slot; });
+    auto const row = std::lower_bound(replaced_.begin(), replaced_.end(), first + at,
+                                      [](replaced_row const& r, std::int64_t slot) { return r.slot < slot; });
     return kept == unit && (row == replaced_.end() || row->slot >= first + at + unit);
   }
   replaced_row const* replaced(std::int64_t slot) const {
-    auto const row = std::lower_bound(replaced_.begin(), replaced_.end(), first + slot, [](replaced_row const& r, std::int64_t at) { return r.slot < at; });
+    auto const row = std::lower_bound(replaced_.begin(), replaced_.end(), first + slot,
+                                      [](replaced_row const& r, std::int64_t at) { return r.slot < at; });
     return row != replaced_.end() && row->slot == first + slot ? &*row : nullptr;
   }
   std::byte* key_bytes(std::int64_t slot) const { return of_.page_bytes(slot) + page::key_tile_at(static_cast<int>(slot % page_tokens)); }
-  std::byte* value_bytes(std::int64_t slot) const { return of_.page_bytes(slot) + page::value_tile_at(static_cast<int>(slot % page_tokens)); }
+  std::byte* value_bytes(std::int64_t slot) const {
+    return of_.page_bytes(slot) + page::value_tile_at(static_cast<int>(slot % page_tokens));
+  }
 
   // Side arrays.
   void kill(std::int64_t slot) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where the tokens of one KV head lie. All heads of a layer have the same slots (layer_state); a head that was compacted holds other tokens in
-// the first of them, in the same order.
+// Where the tokens of one KV head lie. All heads of a layer have the same slots (layer_state); a head that was compacted holds other tokens
+// in the first of them, in the same order.
 //
 //   slot            0 .. first    first .. first + births.size()     from there on
 //   its token       itself        births[slot - first]               layer_state::token_of(slot)
@@ -40,7 +40,9 @@ struct head_slots {
     auto const after = std::upper_bound(births.begin(), births.end(), token);
     return after != births.begin() && after[-1] == token ? first + (after - births.begin()) - 1 : -1;
   }
-  std::int64_t token_of(std::int64_t slot) const { return is_moved(slot) ? births[static_cast<std::size_t>(slot - first)] : state.token_of(slot); }
+  std::int64_t token_of(std::int64_t slot) const {
+    return is_moved(slot) ? births[static_cast<std::size_t>(slot - first)] : state.token_of(slot);
+  }
 
   // What is hidden beside the slots without a liveness bit.
   std::span<slot_range const> dead() const {

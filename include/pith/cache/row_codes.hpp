@@ -18,7 +18,7 @@ namespace pith {
 template <class Tile>
 inline constexpr bool rows_move = false;
 template <class Tile>
-  requires laid_out<typename Tile::storage>
+requires laid_out<typename Tile::storage>
 inline constexpr bool rows_move<Tile> = [] {
   if constexpr (requires { Tile::storage::along_tokens; })
     return !Tile::storage::along_tokens;
@@ -27,8 +27,7 @@ inline constexpr bool rows_move<Tile> = [] {
 }();
 
 template <class Tile>
-  requires(rows_move<Tile>)
-void move_row(std::byte const* in, int from, std::byte* out, int to) noexcept {
+requires(rows_move<Tile>) void move_row(std::byte const* in, int from, std::byte* out, int to) noexcept {
   using leaf = typename Tile::storage;
   using layout = typename leaf::layout;
   static_assert(leaf::tokens == layout::tokens);
@@ -38,8 +37,8 @@ void move_row(std::byte const* in, int from, std::byte* out, int to) noexcept {
     for (int c = 0; c < leaf::channels; ++c) layout::set(out, to, c, layout::get(in, from, c));
   [[maybe_unused]] auto const copy = [&](std::int64_t at, std::int64_t bytes, int group) {
     if constexpr (requires { leaf::parameter_index(0, 0); })
-      std::memcpy(out + at + bytes * leaf::parameter_index(to, group * leaf::group), in + at + bytes * leaf::parameter_index(from, group * leaf::group),
-                  static_cast<std::size_t>(bytes));
+      std::memcpy(out + at + bytes * leaf::parameter_index(to, group * leaf::group),
+                  in + at + bytes * leaf::parameter_index(from, group * leaf::group), static_cast<std::size_t>(bytes));
   };
   if constexpr (requires { leaf::scale_at; })
     for (int g = 0; g < leaf::groups; ++g) copy(leaf::scale_at, sizeof(typename leaf::scale_type), g);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The rows of one KV head as numbers, whatever segment they lie in.
 //
-// A tile is decoded when the first of its rows is asked for and kept until a row of another one is: rows in slot order, forwards or backwards,
-// decode each tile once. A row stays valid until the next one of the same kind is read.
+// A tile is decoded when the first of its rows is asked for and kept until a row of another one is: rows in slot order, forwards or
+// backwards, decode each tile once. A row stays valid until the next one of the same kind is read.
 #pragma once
 
 #include "pith/cache/segment_source.hpp"
@@ -24,7 +24,8 @@ class row_reader {
   float const* key(std::int64_t slot) {
     std::int64_t const staged = slot - Recipe::first_tokens;
     if (staged < 0) return raw_row<typename segments::first_key_tile>(of_.first_keys(), slot, keys_, key_tile_);
-    if (staged >= of_.sealed_keys()) return raw_row<typename segments::key_tile>(of_.staging_keys(staged), staged % block_tokens, keys_, key_tile_);
+    if (staged >= of_.sealed_keys())
+      return raw_row<typename segments::key_tile>(of_.staging_keys(staged), staged % block_tokens, keys_, key_tile_);
     if (staged / key_tile::tokens != key_tile_) {
       key_tile_ = staged / key_tile::tokens;
       decode<key_tile>(of_.page_bytes(staged) + page::key_tile_at(static_cast<int>(staged % page::tokens)), keys_, of_.key_state());
