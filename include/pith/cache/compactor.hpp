@@ -179,19 +179,32 @@ class cache_compactor : public cache_writer<Recipe> {
                   "[pith] compact(): rows of a codec of variable rate are not compacted. Fix: a codec of fixed size, int8<per_token<64>>.");
   }
 
-  bool is_living(std::int64_t index, int layer, int head, std::int64_t slot) const {
-    layer_state const& state = store_.layer(index, layer);
-    if (slot < 0 || slot >= state.slots || store_.slots_of(index, layer, head).is_dead(slot)) return false;
-    if constexpr (Recipe::has_liveness)
-      if ((store_.live_of(index, layer, head)[slot / 64] >> (slot % 64) & 1u) == 0) return false;
-    std::int64_t const staged = slot - Recipe::first_tokens;
-    bool const in_page = staged >= 0 && staged < std::max(state.sealed_keys, state.sealed_values);
-    return !in_page || segment_source<Recipe>{store_, index, layer, head}.page_bytes(staged) != nullptr;
+  // Calls f(slot) for the living ones of slots [from, to).
+  template <class F>
+  void for_each_living(std::int64_t index, int layer, int head, std::int64_t from, std::int64_t to, F&& f) const {
+    segment_source<Recipe> const source{store_, index, layer, head};
+    head_slots const slots = store_.slots_of(index, layer, head);
+    std::int64_t const in_pages = std::max(source.sealed_keys(), source.sealed_values());
+    std::int64_t seen = -1;  // page
+    bool held = true;
+    for (std::int64_t slot = from; slot < to; ++slot) {
+      if (std::int64_t const staged = slot - Recipe::first_tokens; staged >= in_pages)
+        held = true;
+      else if (staged >= 0 && staged / page::tokens != seen)
+        seen = staged / page::tokens, held = source.page_bytes(staged) != nullptr;
+      bool const lives = !Recipe::has_liveness || (source.live()[slot / 64] >> (slot % 64) & 1u) != 0;
+      if (held && lives && !slots.is_dead(slot)) f(slot);
+    }
   }
   template <class F>
   void for_each_living(std::int64_t index, int layer, int head, F&& f) const {
-    for (std::int64_t slot = 0; slot < store_.layer(index, layer).slots; ++slot)
-      if (is_living(index, layer, head, slot)) f(slot);
+    for_each_living(index, layer, head, 0, store_.layer(index, layer).slots, f);
+  }
+  bool is_living(std::int64_t index, int layer, int head, std::int64_t slot) const {
+    bool lives = false;
+    if (slot >= 0 && slot < store_.layer(index, layer).slots)
+      for_each_living(index, layer, head, slot, slot + 1, [&](std::int64_t) { lives = true; });
+    return lives;
   }
   bool is_sealed(std::int64_t index, int layer, std::int64_t slot) const {
     layer_state const& state = store_.layer(index, layer);
