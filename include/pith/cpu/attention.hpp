@@ -6,6 +6,7 @@
 // that basis and brought back once, before anything raw is added.
 #pragma once
 
+#include "pith/cpu/prepared_queries.hpp"
 #include "pith/cpu/row_block.hpp"
 #include "pith/cpu/tile_engine.hpp"
 #include "pith/page/attention_engine.hpp"
@@ -13,61 +14,33 @@
 namespace pith {
 inline namespace PITH_ISA {
 
-// M rows with their queries in every form that the segments need.
+// M query rows on their way through a context.
 template <class Page, class Accuracy, int M>
-struct prepared_rows {
+struct prepared_rows : prepared_queries<Page, Accuracy, M> {
   using key_tile = typename Page::key_tile;
   using value_tile = typename Page::value_tile;
   static constexpr int dk = Page::key_channels, dv = Page::value_channels;
   template <class A>
-  using dot = dot_kernel<typename key_tile::storage, A, M>;
-  template <class A>
   using mix = mix_kernel<typename value_tile::storage, A, M>;
-  template <int Tokens>
-  using raw_dot = dot_kernel<raw_tile<bf16, dk, use::dot, Tokens>, exact_accuracy, M>;
   template <int Tokens>
   using raw_mix = mix_kernel<raw_tile<bf16, dv, use::mix, Tokens>, exact_accuracy, M>;
 
   row_block<dk, dv, lanes_of<mix<Accuracy>>, M> state;
-  typename dot<Accuracy>::query packed;
-  typename dot<exact_accuracy>::query exact;  // for steps with a large bias, and for keys before raw values
-  typename raw_dot<block_tokens>::query raw;
-  std::int64_t row[M];
-  int rows = 0;  // the rest repeats the last row
 
-  // Only the forms that some segment needs are made.
   void begin(head_rows const& all, std::int64_t first, int count, state_of<key_tile> const& calibration, bool has_raw, bool needs_exact) {
-    alignas(64) float q[M][dk];
+    this->prepare(all, first, count, calibration, has_raw, needs_exact, state);
     float sinks[M];
-    rows = count;
-    for (int m = 0; m < M; ++m) {
-      row[m] = first + (m < count ? m : count - 1);
-      all.load(all.context, row[m], q[m]);
-      all.limits(all.context, row[m], &state.lower[m], &state.upper[m]);
-      if (all.sink != nullptr) sinks[m] = all.sink(all.context, row[m]);
-    }
+    if (all.sink != nullptr)
+      for (int m = 0; m < M; ++m) sinks[m] = all.sink(all.context, this->row[m]);
     state.begin(all.sink != nullptr ? sinks : nullptr, all.soft_cap);
-    query_scale const scale{all.scale};
-    if (has_raw) raw_dot<block_tokens>::prepare(q[0], raw, scale);
-    if constexpr (!is_transformed<key_tile> && requires { dot<Accuracy>::prepare(q[0], packed, scale); }) {
-      dot<Accuracy>::prepare(q[0], packed, scale);
-      if (needs_exact) dot<exact_accuracy>::prepare(q[0], exact, scale);
-      return;
-    }
-    for (int m = 0; m < M; ++m)
-      for (float& x : q[m]) x *= all.scale;
-    if constexpr (is_transformed<key_tile>)
-      for (int m = 0; m < M; ++m) key_tile::transform_query(q[m], calibration);
-    prepare_within<dot<Accuracy>>(score_tolerance, q[0], packed);
-    if (needs_exact) dot<exact_accuracy>::prepare(q[0], exact);
   }
 
   void save(head_rows const& all) {
     state.gather();
-    for (int m = 0; m < rows; ++m) {
+    for (int m = 0; m < this->rows; ++m) {
       float out[dv];
       state.output(m, out);
-      all.save(all.context, row[m], out, state.lse(m));
+      all.save(all.context, this->row[m], out, state.lse(m));
     }
   }
 };
@@ -110,7 +83,7 @@ struct cpu_attention {
     using first_dot = typename rows_type::template raw_dot<Source::first_tile>;
     using first_mix = typename rows_type::template raw_mix<Source::first_tile>;
     rows_type group[M == 4 ? rows_at_once / 4 : 1];
-    int const blocks = (count + M - 1) / M;
+    int const blocks = M == 4 ? (count + M - 1) / M : 1;
     std::int64_t const skip = source.first_tokens(), keys = source.sealed_keys(), values = source.sealed_values(), stored = source.stored();
     bool const has_raw = skip > 0 || stored > keys || source.chunk_tokens() > 0, needs_exact = source.bias() != nullptr || keys > values;
     for (int b = 0; b < blocks; ++b)

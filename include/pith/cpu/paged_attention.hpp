@@ -53,6 +53,29 @@ struct paged_source {
   }
 };
 
+// Which slots the queries of a sequence see: they are its newest tokens.
+struct slots_of_queries {
+  std::int64_t tokens, queries, window;
+
+  static void range(void const* context, std::int64_t query, std::int64_t* lower, std::int64_t* upper) {
+    auto const& self = *static_cast<slots_of_queries const*>(context);
+    *upper = std::max<std::int64_t>(0, self.tokens - self.queries + query + 1);
+    *lower = self.window > 0 ? std::max<std::int64_t>(0, *upper - self.window) : 0;
+  }
+};
+
+// errors  shape_mismatch, out_of_range; `at` is the sequence
+template <class Page>
+status check_queries_of_sequences(paged_view<Page> const& pages, std::span<std::int64_t const> q_indptr, std::int64_t queries) {
+  if (static_cast<std::int64_t>(q_indptr.size()) != pages.sequences() + 1 || q_indptr[0] != 0) return {errc::shape_mismatch, 0};
+  for (std::int64_t s = 0; s < pages.sequences(); ++s) {
+    std::int64_t const own = q_indptr[s + 1] - q_indptr[s];
+    if (own < 0 || q_indptr[s + 1] > queries) return {errc::shape_mismatch, s};
+    if (pages.tokens(s) > 0 && own > pages.tokens(s)) return {errc::out_of_range, s};
+  }
+  return {};
+}
+
 inline namespace PITH_ISA {
 
 template <class Accuracy = exact_accuracy, class Page, storage_scalar Q, storage_scalar O, executor Executor = serial>
@@ -60,18 +83,11 @@ status paged_attention(cpu, paged_view<Page> const& pages, std::span<std::int64_
                        tensor_view<O, 3> out, attention_options const& options = {}, Executor&& run = {}) {
   if (status const ok = pages.check(); !ok) return ok;
   if (status const ok = query_rows<Q, O>::check(q, out, options, pages.kv_heads, Page::key_channels, Page::value_channels); !ok) return ok;
-  if (static_cast<std::int64_t>(q_indptr.size()) != pages.sequences() + 1 || q_indptr[0] != 0) return {errc::shape_mismatch, 0};
-  for (std::int64_t s = 0; s < pages.sequences(); ++s) {
-    std::int64_t const queries = q_indptr[s + 1] - q_indptr[s];
-    if (queries < 0 || q_indptr[s + 1] > q.extent[0]) return {errc::shape_mismatch, s};
-    if (pages.tokens(s) > 0 && queries > pages.tokens(s)) return {errc::out_of_range, s};
-  }
+  if (status const ok = check_queries_of_sequences(pages, q_indptr, q.extent[0]); !ok) return ok;
   int const group = static_cast<int>(q.extent[1] / pages.kv_heads);
   run.for_each(pages.sequences() * pages.kv_heads, [&](std::int64_t item) {
     std::int64_t const sequence = item / pages.kv_heads;
-    struct range {
-      std::int64_t tokens, queries, window;
-    } const slots{pages.tokens(sequence), q_indptr[sequence + 1] - q_indptr[sequence], options.window};
+    slots_of_queries const slots{pages.tokens(sequence), q_indptr[sequence + 1] - q_indptr[sequence], options.window};
     query_rows<Q, O> rows{.q = q,
                           .out = out,
                           .options = &options,
@@ -81,11 +97,7 @@ status paged_attention(cpu, paged_view<Page> const& pages, std::span<std::int64_
                           .group = group,
                           .scale = base2_scale(options, Page::key_channels),
                           .slots = &slots,
-                          .slot_range = [](void const* context, std::int64_t token, std::int64_t* lower, std::int64_t* upper) {
-                            auto const& self = *static_cast<range const*>(context);
-                            *upper = std::max<std::int64_t>(0, self.tokens - self.queries + token + 1);
-                            *lower = self.window > 0 ? std::max<std::int64_t>(0, *upper - self.window) : 0;
-                          }};
+                          .slot_range = slots_of_queries::range};
     cpu_attention<Page, Accuracy>::attend(paged_source<Page>{pages, sequence, rows.head}, rows.rows());
   });
   return {};
