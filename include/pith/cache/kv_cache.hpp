@@ -115,6 +115,14 @@ class cache : cache_compactor<Recipe> {
     return this->reserve(of.index, layer, tokens);
   }
 
+  // Slots of a layer, dead ones included, and the slot of a token: what statistics and scores count in. The two are the same number until a
+  // truncation has cut a sealed tile.
+  std::int64_t slots(sequence of, int layer) const { return this->check_layer(of, layer) ? store_.layer(of.index, layer).slots : 0; }
+  std::int64_t slot_of(sequence of, int layer, std::int64_t token) const {
+    PITH_EXPECTS(token >= 0 && token < length(of, layer));
+    return store_.layer(of.index, layer).slot_of(token);
+  }
+
   // Attention of the newest q.extent[0] tokens of the sequence, causal. q [token][query_head][key channel], out [token][query_head][value
   // channel]. A sequence without tokens gives out = 0, lse = -infinity.
   //
@@ -225,17 +233,18 @@ class cache : cache_compactor<Recipe> {
   cache() = default;
 
   template <class Q, class O>
-  status check_queries(sequence of, int layer, tensor_view<Q, 3> q, tensor_view<O, 3> out, attention_options const& options) const {
+  status check_queries(sequence of, int layer, tensor_view<Q, 3> q, tensor_view<O, 3> out, attention_options const& options,
+                       std::int64_t chunk = 0) const {
     if (status const ok = this->check_layer(of, layer); !ok) return ok;
     if (q.extent[1] != store_.shape.query_heads) return {errc::shape_mismatch, q.extent[1]};
     return query_rows<std::remove_const_t<Q>, O>::check(q, out, options, store_.shape.kv_heads, Recipe::key_channels,
-                                                        Recipe::value_channels);
+                                                        Recipe::value_channels, slots(of, layer) + chunk);
   }
 
   template <class Q, class K, class V, class O>
   status check_chunk_queries(sequence of, int layer, tensor_view<Q, 3> q, tensor_view<K, 3> k, tensor_view<V, 3> v, tensor_view<O, 3> out,
                              attention_options const& options, std::span<std::int64_t const> at) const {
-    if (status const ok = check_queries(of, layer, q, out, options); !ok) return ok;
+    if (status const ok = check_queries(of, layer, q, out, options, k.extent[0]); !ok) return ok;
     if (status const ok = this->check_chunk(of, layer, k, v, at); !ok) return ok;
     if (q.extent[0] != k.extent[0]) return {errc::shape_mismatch, q.extent[0]};
     if (k.extent[0] > store_.shape.max_chunk) return {errc::capacity_exceeded, store_.shape.max_chunk};
@@ -266,6 +275,9 @@ class cache : cache_compactor<Recipe> {
       return token < state.tokens ? store.slots_of(sequence, layer, head).end_of(token) : state.slots + (token - state.tokens) + 1;
     }
 
+    static void range(void const* context, std::int64_t query, std::int64_t* lower, std::int64_t* upper) {
+      static_cast<visible_slots const*>(context)->of_query(query, lower, upper);
+    }
     void of_query(std::int64_t i, std::int64_t* lower, std::int64_t* upper) const {
       std::int64_t const token = state.tokens - 1 + (everything ? 0 : chunk - queries + i + 1);
       *lower = 0;
@@ -300,9 +312,7 @@ class cache : cache_compactor<Recipe> {
                                   .group = store_.shape.query_heads / store_.shape.kv_heads,
                                   .scale = base2_scale(options, Recipe::key_channels),
                                   .slots = &seen,
-                                  .slot_range = [](void const* context, std::int64_t token, std::int64_t* lower, std::int64_t* upper) {
-                                    static_cast<visible_slots const*>(context)->of_query(token, lower, upper);
-                                  }};
+                                  .slot_range = visible_slots::range};
       engine::attend(segment_source<Recipe>{store_, index, layer, static_cast<int>(head), chunk}, rows.rows());
     });
   }

@@ -9,8 +9,8 @@
 // By head, a head's attention is that of its class. By row, a head has rows in every class, and their partial results are merged by
 // log-sum-exp; the raw rows of a prefill chunk see each other as always.
 //
-// By row, attend takes one query token (prefill takes many), and windows and truncate are not possible: a class does not know where its
-// rows stood among the others. Heads of a prefill run one after the other; those of attend go to the executor.
+// By row, attend takes one query token (prefill takes many), and windows, scores and truncate are not possible: a class does not know where
+// its rows stood among the others. Heads of a prefill run one after the other; those of attend go to the executor.
 // Errors come back as statuses and nothing is added; pages that were reserved stay with the sequence. No call allocates after make().
 #pragma once
 
@@ -205,6 +205,7 @@ class select_cache {
     auto const first = static_cast<std::size_t>(h * group()), count = static_cast<std::size_t>(group());
     if (!all.sink_logits.empty()) all.sink_logits = all.sink_logits.subspan(first, count);
     if (all.lse.data != nullptr) all.lse = all.lse.part<1>(h * group(), group());
+    if (all.scores.sum.data != nullptr) all.scores.sum = all.scores.sum.part(h, 1), all.scores.logits = all.scores.logits.part(h, 1);
     return all;
   }
 
@@ -212,6 +213,7 @@ class select_cache {
   status check_queries(int layer, tensor_view<Q, 3> q, tensor_view<O, 3> out, attention_options const& how) const {
     if (layer < 0 || layer >= shape_.layers) return {errc::out_of_range, layer};
     if (q.extent[1] != shape_.query_heads) return {errc::shape_mismatch, q.extent[1]};
+    if (by_row_ && how.scores.sum.data != nullptr) return {errc::unsupported, 0};
     return query_rows<std::remove_const_t<Q>, O>::check(q, out, how, shape_.kv_heads, key_channels, value_channels);
   }
 

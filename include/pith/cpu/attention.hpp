@@ -6,6 +6,7 @@
 // that basis and brought back once, before anything raw is added.
 #pragma once
 
+#include "pith/core/attention_options.hpp"
 #include "pith/cpu/prepared_queries.hpp"
 #include "pith/cpu/row_block.hpp"
 #include "pith/cpu/tile_engine.hpp"
@@ -47,7 +48,7 @@ struct prepared_rows : prepared_queries<Page, Accuracy, M> {
 
 template <class Page, class Accuracy>
 struct cpu_attention {
-  static constexpr int rows_at_once = 16;
+  static constexpr int rows_at_once = static_cast<int>(slot_scores::most_rows);
 
   template <class Source>
   static void attend(Source const& source, head_rows const& all) {
@@ -88,6 +89,8 @@ struct cpu_attention {
     bool const has_raw = skip > 0 || stored > keys || source.chunk_tokens() > 0, needs_exact = source.bias() != nullptr || keys > values;
     for (int b = 0; b < blocks; ++b)
       group[b].begin(all, first_row + b * M, count - b * M < M ? count - b * M : M, source.key_state(), has_raw, needs_exact);
+
+    if (all.logits != nullptr) begin_scores(source, all, group, blocks);
 
     step_scope scope{.slots = skip + stored, .dead = source.dead(), .live = source.live(), .bias = source.bias()};
 
@@ -159,6 +162,42 @@ struct cpu_attention {
             group[b].raw, Source::first_tile, scope, [&](int) { return source.first_keys(); }, [&](int) { return source.first_values(); });
     }
     for (int b = 0; b < blocks; ++b) group[b].save(all);
+    if (all.logits != nullptr) add_scores(all, group, blocks, first_row == 0 ? all.score_decay : 1.0f, skip + stored + source.chunk_tokens());
+  }
+
+  // The scores of slots whose page is not there stay as they are set here.
+  template <class Source, class Rows>
+  static void begin_scores(Source const& source, head_rows const& all, Rows* group, int blocks) {
+    std::int64_t const sealed = std::max(source.sealed_keys(), source.sealed_values());
+    std::int64_t seen = 0;
+    source.for_each_page([&](std::int64_t, std::byte const*) { seen += Page::tokens; });
+    std::int64_t row = 0;
+    for (int b = 0; b < blocks; row += group[b++].rows) {
+      group[b].state.keep_logits_in(all.logits + row * all.logit_stride, all.logit_stride, group[b].rows);
+      if (seen < sealed) group[b].state.clear_logits(source.first_tokens(), sealed);
+    }
+  }
+  // Adds what the rows gave to each slot.
+  template <class Rows>
+  static void add_scores(head_rows const& all, Rows const* group, int blocks, float decay, std::int64_t slots) {
+    float base[rows_at_once];
+    int rows = 0;
+    for (int b = 0; b < blocks; ++b)
+      for (int m = 0; m < group[b].rows; ++m) base[rows++] = group[b].state.base2_lse(m);
+    auto const sum_at = [&](float const* logits, float const* before, std::int64_t stride) {
+      simd::f32v sum = decay == 0 ? simd::all(0) : simd::load(before) * simd::all(decay);
+      for (int r = 0; r < rows; ++r) sum = sum + simd::exp2(simd::min(simd::load(logits + r * stride) - simd::all(base[r]), simd::all(0)));
+      return sum;
+    };
+    std::int64_t slot = 0;
+    for (; slot + simd::width <= slots; slot += simd::width)
+      simd::store(all.scores + slot, sum_at(all.logits + slot, all.scores + slot, all.logit_stride));
+    if (slot == slots) return;
+    float logits[rows_at_once][simd::width] = {}, sums[simd::width] = {};
+    for (int r = 0; r < rows; ++r) std::copy_n(all.logits + r * all.logit_stride + slot, slots - slot, logits[r]);
+    std::copy_n(all.scores + slot, slots - slot, sums);
+    simd::store(sums, sum_at(logits[0], sums, simd::width));
+    std::copy_n(sums, slots - slot, all.scores + slot);
   }
 
   // The tails of a page, whose fixed parts were asked for while the page before it was multiplied: they lie anywhere. With this, and values

@@ -82,7 +82,9 @@ template <class Accuracy = exact_accuracy, class Page, storage_scalar Q, storage
 status paged_attention(cpu, paged_view<Page> const& pages, std::span<std::int64_t const> q_indptr, tensor_view<Q const, 3> q,
                        tensor_view<O, 3> out, attention_options const& options = {}, Executor&& run = {}) {
   if (status const ok = pages.check(); !ok) return ok;
-  if (status const ok = query_rows<Q, O>::check(q, out, options, pages.kv_heads, Page::key_channels, Page::value_channels); !ok) return ok;
+  std::int64_t const slots_of_table = static_cast<std::int64_t>(pages.indices.size()) * Page::tokens;
+  if (status const ok = query_rows<Q, O>::check(q, out, options, pages.kv_heads, Page::key_channels, Page::value_channels, slots_of_table); !ok)
+    return ok;
   if (status const ok = check_queries_of_sequences(pages, q_indptr, q.extent[0]); !ok) return ok;
   int const group = static_cast<int>(q.extent[1] / pages.kv_heads);
   run.for_each(pages.sequences() * pages.kv_heads, [&](std::int64_t item) {
@@ -96,6 +98,7 @@ status paged_attention(cpu, paged_view<Page> const& pages, std::span<std::int64_
                           .head = static_cast<int>(item % pages.kv_heads),
                           .group = group,
                           .scale = base2_scale(options, Page::key_channels),
+                          .first_slot = pages.indptr[sequence] * Page::tokens,
                           .slots = &slots,
                           .slot_range = slots_of_queries::range};
     cpu_attention<Page, Accuracy>::attend(paged_source<Page>{pages, sequence, rows.head}, rows.rows());

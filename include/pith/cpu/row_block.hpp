@@ -43,9 +43,13 @@ class row_block : public score_rows<M> {
   template <class Dot, class Mix, class KeyAt, class ValueAt, class Ask = ask_nothing>
   void step(typename Dot::query const& query, int tokens, step_scope const& scope, KeyAt key_at, ValueAt value_at, Ask ask = {}) {
     alignas(64) float scores[M][step_tokens];
-    if (!this->sees(scope.first_slot, tokens)) return;
+    if (!this->sees(scope.first_slot, tokens)) {
+      if (logits_ != nullptr) clear_logits(scope.first_slot, std::min(tokens, seen_slots(scope)));
+      return;
+    }
     dot_tiles<Dot>(tokens, key_at, query, scores[0], step_tokens, ask);
     this->finish(scores, tokens, scope);
+    if (logits_ != nullptr) keep_logits(scores, std::min(tokens, seen_slots(scope)), scope.first_slot);
     if (!weigh(scores, tokens)) return;
     mix_tiles<Mix>(tokens, value_at, scores[0], step_tokens, sums_[0], rest_, ask);
   }
@@ -65,18 +69,32 @@ class row_block : public score_rows<M> {
     float const sum = total(m);
     for (int c = 0; c < ValueChannels; ++c) out[c] = sum > 0 ? sums_[m][c] / sum : 0.0f;
   }
-  float lse(int m) const {
-    return total(m) > 0 ? (max_[m] + std::log2(total(m))) * ln_2 : bits_float(0xff800000u);
+  float lse(int m) const { return total(m) > 0 ? base2_lse(m) * ln_2 : bits_float(0xff800000u); }
+  // Of a row that has seen nothing: more than any score.
+  float base2_lse(int m) const { return total(m) > 0 ? max_[m] + std::log2(total(m)) : -masked; }
+
+  // From here on the scores of `rows` rows are kept, [row][stride] by slot; masked ones are -1e30.
+  void keep_logits_in(float* logits, std::int64_t stride, int rows) { logits_ = logits, logit_stride_ = stride, logit_rows_ = rows; }
+  void clear_logits(std::int64_t slot, std::int64_t slots) {
+    for (int m = 0; m < logit_rows_; ++m) std::fill_n(logits_ + m * logit_stride_ + slot, slots, masked);
   }
 
  private:
   static constexpr float slack = 8;
+  float* logits_ = nullptr;
+  std::int64_t logit_stride_ = 0;
+  int logit_rows_ = 0;
   float max_[M];
   alignas(64) float total_[M][simd::width];  // of the weights, in lanes
   alignas(64) float sums_[M][ValueChannels];
   [[no_unique_address]] Lanes rest_;
 
   float total(int m) const { return simd::sum(simd::load(total_[m])); }
+
+  static int seen_slots(step_scope const& scope) { return static_cast<int>(std::min<std::int64_t>(scope.slots - scope.first_slot, step_tokens)); }
+  void keep_logits(float const (&scores)[M][step_tokens], int tokens, std::int64_t slot) {
+    for (int m = 0; m < logit_rows_; ++m) std::copy_n(scores[m], tokens, logits_ + m * logit_stride_ + slot);
+  }
 
   // Scores become weights; false if no row has any. What they are relative to follows the maximum only when that is left by 2^slack, so
   // that the exponentials need not wait for the maximum of their own step.

@@ -40,6 +40,10 @@ struct head_rows {
   void (*limits)(void const* context, std::int64_t row, std::int64_t* lower, std::int64_t* upper) = nullptr;  // slots seen
   float (*sink)(void const* context, std::int64_t row) = nullptr;                                   // or null: no sink logits
   float soft_cap = 0;
+  float* logits = nullptr;  // scratch of slot_scores, [row of a pass][logit_stride], or null: no scores
+  std::int64_t logit_stride = 0;
+  float* scores = nullptr;  // by slot
+  float score_decay = 1;
 };
 
 template <class Backend, class Page, class Accuracy>
