@@ -21,6 +21,7 @@
 #include "pith/codec/sum.hpp"
 #include "pith/core/version.hpp"
 #include "pith/cpu/attention.hpp"
+#include "pith/cpu/attention_statistics.hpp"
 #include "pith/cpu/linear.hpp"
 #include "pith/cpu/paged_attention.hpp"
 #include "pith/cpu/tile_engine.hpp"

@@ -18,6 +18,7 @@
 #include "pith/cache/compactor.hpp"
 #include "pith/cache/snapshot.hpp"
 #include "pith/core/executor.hpp"
+#include "pith/page/attention_statistics.hpp"
 
 namespace pith {
 
@@ -168,6 +169,38 @@ class cache : cache_compactor<Recipe> {
     if (status const ok = check_chunk_queries(of, layer, q, k, v, out, options, at); !ok) return ok;
     this->load_chunk(of.index, k, v);
     attend_heads<std::remove_const_t<Q>>(of.index, layer, k.extent[0], at, q, out, options, run, false);
+    return {};
+  }
+
+  // Statistics of the attention of the newest q.extent[0] tokens to what is stored now, by slot (page/attention_statistics.hpp); lse as
+  // attend() wrote it for the same queries and options.
+  // errors  as attend; shape_mismatch also for lse, weights, thresholds and a missing view; nothing is written then
+  template <class Q, group_reduction Reduction, statistic... Wanted, executor Executor = serial>
+  status attention_statistics(sequence of, int layer, tensor_view<Q, 3> q, std::type_identity_t<tensor_view<float const, 2>> lse,
+                              statistics_view<Reduction, Wanted...> const& out, statistics_rows const& chosen = {},
+                              attention_options const& options = {}, Executor&& run = {}) const {
+    using second_pass = statistics_engine<backend, page, typename Recipe::accuracy>;
+    using call_type = statistics_call<statistics_view<Reduction, Wanted...>, std::remove_const_t<Q>>;
+    if (status const ok = this->check_layer(of, layer); !ok) return ok;
+    layer_state const& state = store_.layer(of.index, layer);
+    if (q.extent[1] != store_.shape.query_heads) return {errc::shape_mismatch, q.extent[1]};
+    if (status const ok = call_type::check(q, lse, out, chosen, options, store_.shape.kv_heads, Recipe::key_channels, state.slots); !ok) return ok;
+    if (state.tokens > 0 && q.extent[0] > state.tokens) return {errc::out_of_range, q.extent[0]};
+    visible_slots const seen{store_, state, of.index, layer, q.extent[0], 0, options.window, {}, false};
+    call_type const call{.q = q,
+                         .lse = lse,
+                         .out = out,
+                         .chosen = chosen,
+                         .options = options,
+                         .group = store_.shape.query_heads / store_.shape.kv_heads,
+                         .scale = base2_scale(options, Recipe::key_channels),
+                         .slots = &seen,
+                         .slot_range = visible_slots::range};
+    std::int64_t const pieces = call_type::has_row_entropy ? 1 : divide_up(std::max<std::int64_t>(state.slots, 1), second_pass::range_slots);
+    run.for_each(store_.shape.kv_heads * pieces, [&](std::int64_t item) {
+      int const head = static_cast<int>(item / pieces);
+      call.template run<second_pass>(segment_source<Recipe>{store_, of.index, layer, head}, head, item % pieces);
+    });
     return {};
   }
 
