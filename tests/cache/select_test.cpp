@@ -61,15 +61,18 @@ TEST_CASE("contract rule 12: a head's attention is that of its own recipe", "[co
   for (int layer = 0; layer < 2; ++layer) {
     for (int64_t t = 0; t < 700; t += 100) REQUIRE(cache.append(of, layer, k.part(t, 100), v.part(t, 100)));
     CHECK(cache.length(of, layer) == 700);
-    auto const got = attend(cache, of, layer, q);
+    std::vector<float> scores(2 * 700), scratch(2 * 6 * 700);
+    auto const got = attend(cache, of, layer, q, {.scores = {.sum = {scores.data(), {2, 700}}, .logits = {scratch.data(), {2, 6, 700}}}});
     REQUIRE(got.status);
     for (int h = 0; h < 2; ++h) {
       auto const compare = [&]<class Recipe>(Recipe) {
         auto alone = one_head<Recipe>();
         auto const sequence = alone.open().value();
         REQUIRE(alone.append(sequence, 0, head_of(k, h, 1).all(), head_of(v, h, 1).all()));
-        auto const wanted = pith_test::attend(alone, sequence, 0, head_of(q, 2 * h, 2));
-        int wrong = 0;
+        std::vector<float> own_scores(700);
+        auto const wanted = pith_test::attend(alone, sequence, 0, head_of(q, 2 * h, 2),
+                                              {.scores = {.sum = {own_scores.data(), {1, 700}}, .logits = {scratch.data(), {1, 6, 700}}}});
+        int wrong = !std::equal(own_scores.begin(), own_scores.end(), scores.begin() + 700 * h);
         for (int64_t t = 0; t < 3; ++t)
           for (int g = 0; g < 2; ++g) {
             for (int c = 0; c < 64; ++c) wrong += got.out.row(t, 2 * h + g)[c] != wanted.out.row(t, g)[c];
@@ -211,6 +214,9 @@ TEST_CASE("select_cache refuses what it cannot do", "[cache][select]") {
   REQUIRE(by_row.value().append(of, 0, k.part(0, 2), v.part(0, 2)));
   CHECK(attend(by_row.value(), of, 0, two).status.code == errc::unsupported);
   CHECK(attend(by_row.value(), of, 0, one, {.window = 4}).status.code == errc::unsupported);
+  std::vector<float> scores(16);
+  pith::slot_scores const scored{.sum = {scores.data(), {2, 2}}, .logits = {scores.data(), {2, 2, 2}}};
+  CHECK(attend(by_row.value(), of, 0, one, {.scores = scored}).status.code == errc::unsupported);
   CHECK(by_row.value().truncate(of, 1).error().code == errc::unsupported);
   std::vector<std::uint8_t> classes{0, 0, 0, 7};
   CHECK(by_row.value().append(of, 0, k.part(0, 2), v.part(0, 2), {classes.data(), {2, 2}}) == status{errc::out_of_range, 1});
