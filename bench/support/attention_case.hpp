@@ -22,6 +22,7 @@ struct attention_case {
   bool f32_queries = false;  // else their numbers are bf16, as a model in bf16 makes them
   float soft_cap = 0;
   bool lse = false;
+  bool scores = false;  // added up by slot, for each layer; scratch is shared
   int threads = 1;
   std::string floor = "read/memory";  // the row whose bytes per second are the floor
   double peak = 0;                    // operations per second that are the floor instead
@@ -107,10 +108,15 @@ void measure(benchmark::State& state, attention_case const& as) {
   std::vector<std::int64_t> const queries{0, as.queries};
   pith::attention_options options{.soft_cap = as.soft_cap};
   if (as.lse) options.lse = {lse.data(), {as.queries, query_heads}};
+  std::int64_t const rows = std::min(pith::slot_scores::most_rows, static_cast<std::int64_t>(as.queries) * group);
+  std::vector<float> scores(static_cast<std::size_t>(as.scores ? all.layers * slots : 0)),
+      logits(static_cast<std::size_t>(as.scores ? rows * slots : 0));
   pool run(as.threads);
   std::int64_t i = 0;
   for (auto _ : state) {
     auto view = all.layer(i);
+    if (as.scores)
+      options.scores = {.sum = {scores.data() + i * slots, {kv_heads, tokens}}, .logits = {logits.data(), {kv_heads, rows, tokens}}};
     if (!bias.empty()) view.bias = {bias.data() + i * slots, {kv_heads, tokens}};
     auto const done = pith::paged_attention<Accuracy, Page, float, float>(
         pith::cpu{}, view, queries, pith::tensor_view<float const, 3>(q.data(), {as.queries, query_heads, head_dim}),
