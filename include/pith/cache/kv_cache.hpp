@@ -117,7 +117,7 @@ class cache : cache_compactor<Recipe> {
   }
 
   // Slots of a layer, dead ones included, and the slot of a token: what statistics and scores count in. The two are the same number until a
-  // truncation has cut a sealed tile.
+  // truncation has cut a sealed tile. Heads that were compacted have other tokens in these slots: survivors() lists them.
   std::int64_t slots(sequence of, int layer) const { return this->check_layer(of, layer) ? store_.layer(of.index, layer).slots : 0; }
   std::int64_t slot_of(sequence of, int layer, std::int64_t token) const {
     PITH_EXPECTS(token >= 0 && token < length(of, layer));
@@ -186,19 +186,19 @@ class cache : cache_compactor<Recipe> {
     if (q.extent[1] != store_.shape.query_heads) return {errc::shape_mismatch, q.extent[1]};
     if (status const ok = call_type::check(q, lse, out, chosen, options, store_.shape.kv_heads, Recipe::key_channels, state.slots); !ok) return ok;
     if (state.tokens > 0 && q.extent[0] > state.tokens) return {errc::out_of_range, q.extent[0]};
-    visible_slots const seen{store_, state, of.index, layer, q.extent[0], 0, options.window, {}, false};
-    call_type const call{.q = q,
-                         .lse = lse,
-                         .out = out,
-                         .chosen = chosen,
-                         .options = options,
-                         .group = store_.shape.query_heads / store_.shape.kv_heads,
-                         .scale = base2_scale(options, Recipe::key_channels),
-                         .slots = &seen,
-                         .slot_range = visible_slots::range};
     std::int64_t const pieces = call_type::has_row_entropy ? 1 : divide_up(std::max<std::int64_t>(state.slots, 1), second_pass::range_slots);
     run.for_each(store_.shape.kv_heads * pieces, [&](std::int64_t item) {
       int const head = static_cast<int>(item / pieces);
+      visible_slots const seen{store_, state, of.index, layer, q.extent[0], 0, options.window, {}, false, head};
+      call_type const call{.q = q,
+                           .lse = lse,
+                           .out = out,
+                           .chosen = chosen,
+                           .options = options,
+                           .group = store_.shape.query_heads / store_.shape.kv_heads,
+                           .scale = base2_scale(options, Recipe::key_channels),
+                           .slots = &seen,
+                           .slot_range = visible_slots::range};
       call.template run<second_pass>(segment_source<Recipe>{store_, of.index, layer, head}, head, item % pieces);
     });
     return {};
