@@ -188,6 +188,11 @@ class cache_compactor : public cache_writer<Recipe> {
     std::int64_t seen = -1;  // page
     bool held = true;
     for (std::int64_t slot = from; slot < to; ++slot) {
+      if constexpr (Recipe::has_liveness)
+        if (slot % 64 == 0 && source.live()[slot / 64] == 0) {  // what was compacted long ago
+          slot += 63;
+          continue;
+        }
       if (std::int64_t const staged = slot - Recipe::first_tokens; staged >= in_pages)
         held = true;
       else if (staged >= 0 && staged / page::tokens != seen)

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "pith/cache/chosen_source.hpp"
 #include "pith/cache/compactor.hpp"
 #include "pith/cache/snapshot.hpp"
 #include "pith/core/executor.hpp"
@@ -150,6 +151,27 @@ class cache : cache_compactor<Recipe> {
     return {};
   }
 
+  // Attention to some slots alone, as attend(): what a policy that retrieves has kept for this step (decide() beside the cache). `chosen` has
+  // slots()/64 words, rounded up, for each KV head, a bit for each slot; bits of slots that do not live are cleared.
+  // errors  as attend; shape_mismatch also for `chosen`
+  // cost    pages without a chosen slot are not read
+  template <class Q, storage_scalar O, executor Executor = serial>
+  status attend_among(sequence of, int layer, tensor_view<std::uint64_t, 2> chosen, tensor_view<Q, 3> q, tensor_view<O, 3> out,
+                      attention_options const& options = {}, Executor&& run = {}) const requires(Recipe::has_liveness) {
+    if (status const ok = check_queries(of, layer, q, out, options); !ok) return ok;
+    layer_state const& state = store_.layer(of.index, layer);
+    std::int64_t const words = divide_up(state.slots, 64);
+    if (chosen.extent[0] != store_.shape.kv_heads || chosen.extent[1] < words || chosen.stride[1] != 1)
+      return {errc::shape_mismatch, chosen.extent[1]};
+    if (state.tokens > 0 && q.extent[0] > state.tokens) return {errc::out_of_range, q.extent[0]};
+    for (int h = 0; h < store_.shape.kv_heads; ++h)
+      for (std::int64_t w = 0; w < words; ++w) chosen(h, w) &= store_.live_of(of.index, layer, h)[w];
+    attend_from<std::remove_const_t<Q>>(of.index, layer, 0, {}, q, out, options, run, false, [&](int head) {
+      return chosen_source<Recipe>{{store_, of.index, layer, head}, &chosen(head, 0)};
+    });
+    return {};
+  }
+
   // Attention of a chunk of new tokens to the sequence and, causally, to the chunk itself, raw; then appends the chunk.
   // errors  as attend and append; capacity_exceeded also if the chunk is longer than max_chunk. Nothing is written on an error.
   template <class Q, class K, class V, storage_scalar O, executor Executor = serial>
@@ -263,6 +285,9 @@ class cache : cache_compactor<Recipe> {
   cache(cache&&) noexcept = default;
 
  private:
+  template <class>
+  friend class cache;  // of a recipe with keep<...>: cache/keep.hpp
+
   cache() = default;
 
   template <class Q, class O>
@@ -333,6 +358,13 @@ class cache : cache_compactor<Recipe> {
   template <class Q, class O, class Executor>
   void attend_heads(std::int64_t index, int layer, std::int64_t chunk, std::span<std::int64_t const> at, tensor_view<Q const, 3> q,
                     tensor_view<O, 3> out, attention_options const& options, Executor&& run, bool everything) const {
+    attend_from(index, layer, chunk, at, q, out, options, run, everything, [&](int head) {
+      return segment_source<Recipe>{store_, index, layer, head, chunk};
+    });
+  }
+  template <class Q, class O, class Executor, class SourceOf>
+  void attend_from(std::int64_t index, int layer, std::int64_t chunk, std::span<std::int64_t const> at, tensor_view<Q const, 3> q,
+                   tensor_view<O, 3> out, attention_options const& options, Executor&& run, bool everything, SourceOf source_of) const {
     visible_slots const slots{store_, store_.layer(index, layer), index, layer, q.extent[0], chunk, options.window, at, everything};
     run.for_each(store_.shape.kv_heads, [&](std::int64_t head) {
       visible_slots seen = slots;
@@ -346,7 +378,7 @@ class cache : cache_compactor<Recipe> {
                                   .scale = base2_scale(options, Recipe::key_channels),
                                   .slots = &seen,
                                   .slot_range = visible_slots::range};
-      engine::attend(segment_source<Recipe>{store_, index, layer, static_cast<int>(head), chunk}, rows.rows());
+      engine::attend(source_of(static_cast<int>(head)), rows.rows());
     });
   }
 };
