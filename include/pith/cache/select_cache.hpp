@@ -33,6 +33,8 @@ class select_cache {
                 "[pith] select_cache<A, B, ...>: heads of different sizes. Fix: give every recipe the same head_dim.");
   static_assert(classes <= 255, "[pith] select_cache<A, B, ...>: at most 255 recipes.");
   static_assert(!(Recipes::has_positions || ...), "[pith] select_cache<A, B, ...>: positions belong to one cache. Fix: leave out side<positions>.");
+  static_assert(!(Recipes::keeps || ...),
+                "[pith] select_cache<A, B, ...>: what stays is chosen in one cache. Fix: leave out keep<...>, and use the recipe alone.");
 
   struct options {
     std::span<std::uint8_t const> table{};          // class by [layer] or [layer][head]; empty: the first

@@ -10,6 +10,7 @@
 //   side<...>                 per-slot side arrays: positions, liveness, bias, births              none
 //   non_finite<P>             nan_policy of appended numbers                                       saturate
 //   on<Backend>               where it runs                                                        cpu
+//   keep<...>                 which tokens stay: a policy or its stages; cache/keep.hpp            all
 #pragma once
 
 #include <type_traits>
@@ -42,6 +43,17 @@ struct non_finite {};
 template <class Backend>
 struct on {};
 
+template <class... Stages>
+struct keep;  // policy/policy.hpp
+// What keep<...> asks of a cache; that of a policy is in cache/keep.hpp.
+template <class Keep>
+struct keep_needs;
+template <>
+struct keep_needs<keep<>> {
+  static constexpr bool keeps = false, biases = false;
+  using policy = void;
+};
+
 struct cuda;  // the backend of cuda/cache.hpp; the others stand with their kernels
 
 struct positions {};  // an original position for each slot; windows are then counted in positions
@@ -63,7 +75,7 @@ struct raw<last<K, V>, first<F>> {};
 
 namespace slot_detail {
 
-enum class kind { none, head_dim, keys, values, raw, pages, accuracy, side, non_finite, on };
+enum class kind { none, head_dim, keys, values, raw, pages, accuracy, side, non_finite, on, keep };
 
 template <class T>
 struct slot {
@@ -125,6 +137,14 @@ struct slot<on<B>> {
   static constexpr kind which = kind::on;
   using type = B;
 };
+template <class... S>
+struct slot<keep<S...>> {
+  static constexpr kind which = kind::keep;
+  using type = keep<S...>;
+};
+
+template <class Keep>
+concept known_keep = requires { sizeof(keep_needs<Keep>); };
 
 template <kind Which, class... Slots>
 inline constexpr int count = ((slot<Slots>::which == Which ? 1 : 0) + ... + 0);
@@ -147,14 +167,15 @@ template <class... Slots>
 consteval bool check_slots() {
   using namespace slot_detail;
   constexpr bool once = count<kind::raw, Slots...> <= 1 && count<kind::pages, Slots...> <= 1 && count<kind::accuracy, Slots...> <= 1 &&
-                        count<kind::side, Slots...> <= 1 && count<kind::non_finite, Slots...> <= 1 && count<kind::on, Slots...> <= 1;
+                        count<kind::side, Slots...> <= 1 && count<kind::non_finite, Slots...> <= 1 && count<kind::on, Slots...> <= 1 &&
+                        count<kind::keep, Slots...> <= 1;
   using raw_tokens = typename pick<kind::raw, raw<first<0>, last<32>>, Slots...>::type;
   using computed = typename pick<kind::accuracy, accuracy<exact_accuracy>, Slots...>::type::type;
   if constexpr (count<kind::none, Slots...> != 0) {
     static_assert(
         count<kind::none, Slots...> == 0,
         "[pith] kv_cache<...>: every argument is a slot. Fix: wrap it: head_dim<64>, keys<C>, values<C>, raw<first<4>, last<32>>, "
-        "pages<paged<64>>, accuracy<A>, side<...>, non_finite<P> or on<cpu>.");
+        "pages<paged<64>>, accuracy<A>, side<...>, non_finite<P>, on<cpu> or keep<...>.");
     return false;
   } else if constexpr (count<kind::head_dim, Slots...> != 1) {
     static_assert(count<kind::head_dim, Slots...> == 1, "[pith] kv_cache<...>: exactly one head_dim is needed. Fix: head_dim<64>.");
@@ -173,6 +194,10 @@ consteval bool check_slots() {
   } else if constexpr (!pick<kind::side, side<>, Slots...>::type::known) {
     static_assert(pick<kind::side, side<>, Slots...>::type::known,
                   "[pith] side<...>: the side arrays are positions, liveness, bias and births. Fix: side<liveness>.");
+    return false;
+  } else if constexpr (!known_keep<typename pick<kind::keep, keep<>, Slots...>::type::type>) {
+    static_assert(known_keep<typename pick<kind::keep, keep<>, Slots...>::type::type>,
+                  "[pith] keep<...>: caches that choose what stays are in a header of their own. Fix: #include \"pith/cache/keep.hpp\".");
     return false;
   } else if constexpr (raw_tokens::first_tokens < 0 || raw_tokens::first_tokens > 256) {
     static_assert(raw_tokens::first_tokens == 0, "[pith] first<N>: N is 0 to 256. Fix: first<4>.");
@@ -208,6 +233,11 @@ struct page_of<true, Slots...> {
                        pick<kind::pages, pages<paged<64>>, Slots...>::type::tokens>;
 };
 
+template <bool Right, class... Slots>
+struct needs_of : keep_needs<keep<>> {};
+template <class... Slots>
+struct needs_of<true, Slots...> : keep_needs<typename pick<kind::keep, keep<>, Slots...>::type::type> {};
+
 }  // namespace slot_detail
 
 // A composition: derive a struct from it to name it, then make<that struct>(shape).
@@ -218,6 +248,7 @@ struct kv_cache {
   using pick = typename slot_detail::pick<Which, Default, Slots...>::type;
   using raw_tokens = pick<slot_detail::kind::raw, raw<first<0>, last<32>>>;
   using arrays = pick<slot_detail::kind::side, side<>>;
+  using needs = slot_detail::needs_of<check_slots<Slots...>(), Slots...>;
 
  public:
   using page = typename slot_detail::page_of<check_slots<Slots...>(), Slots...>::type;
@@ -227,9 +258,11 @@ struct kv_cache {
   static constexpr int last_keys = raw_tokens::last_keys;
   static constexpr int last_values = raw_tokens::last_values;
   static constexpr bool has_positions = arrays::template has<positions>;
-  static constexpr bool has_liveness = arrays::template has<liveness>;
-  static constexpr bool has_bias = arrays::template has<bias>;
-  static constexpr bool has_births = arrays::template has<births>;
+  static constexpr bool keeps = needs::keeps;
+  using policy = typename needs::policy;  // void: everything stays
+  static constexpr bool has_liveness = arrays::template has<liveness> || keeps;
+  static constexpr bool has_bias = arrays::template has<bias> || needs::biases;
+  static constexpr bool has_births = arrays::template has<births> || keeps;
   static constexpr nan_policy nan = pick<slot_detail::kind::non_finite, non_finite<nan_policy::saturate>>::policy;
   using accuracy = typename pick<slot_detail::kind::accuracy, pith::accuracy<exact_accuracy>>::type;
   using backend = typename pick<slot_detail::kind::on, on<void>>::type;  // void: the only backend that is included
