@@ -2,8 +2,10 @@
 // Everything host-side, the CPU backend included. Never pulls in CUDA.
 #pragma once
 
+#include "pith/cache/keep.hpp"
 #include "pith/cache/kv_cache.hpp"
 #include "pith/cache/recipes.hpp"
+#include "pith/cache/recipes_keep.hpp"
 #include "pith/cache/select_cache.hpp"
 #include "pith/codec/balance.hpp"
 #include "pith/codec/bitmap_sparse.hpp"
