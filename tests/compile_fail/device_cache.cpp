@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "pith/cache/keep.hpp"
 #include "pith/cache/kv_cache.hpp"
 #include "pith/codec/dynamic_float.hpp"
 #include "pith/codec/integer.hpp"
@@ -17,6 +18,7 @@
 // refuse 7: evict
 // expect 8: make<Recipe>(shape): the composition runs on<cuda>.
 // expect 9: this codec has no device form. Fix: raw, int2 to int8,
+// expect 10: on<cuda>: the device's cache keeps every token. Fix: leave out keep<...>;
 using namespace pith;
 
 // What a stream and its memory look like from the host.
@@ -40,6 +42,8 @@ struct permuted : kv_cache<head_dim<64>, keys<pith::pipe<permute, four_bits>>, v
 struct summed : kv_cache<head_dim<64>, keys<sum<outliers<both_ends<1>, per_token<>, leave::mean>, four_bits>>, values<four_bits>, on<cuda>> {};
 struct lossless : kv_cache<head_dim<64>, keys<four_bits>, values<dynamic_float<bf16>>, on<cuda>> {};
 struct evictable : kv_cache<head_dim<64>, keys<four_bits>, values<four_bits>, side<liveness>, on<cuda>> {};
+
+struct choosing : kv_cache<head_dim<64>, keys<four_bits>, values<four_bits>, pith::keep<pith::capacity<64>, pith::newest>, on<cuda>> {};
 
 template <class Recipe>
 auto make_on_device() {
@@ -69,6 +73,8 @@ auto wrong(device_cache<on_device, environment>& cache) { return cache.evict(env
 auto wrong() { return make<permuted>({.bytes = 1 << 20}, calibration<permuted::page>{}); }
 #elif PITH_WRONG == 9
 auto wrong() { return make_on_device<lossless>(); }
+#elif PITH_WRONG == 10
+auto wrong() { return make_on_device<choosing>(); }
 #else
 auto right_host() { return make<plain>({.bytes = 1 << 20}); }
 auto right() { return make_on_device<on_device>(); }
