@@ -97,16 +97,27 @@ inline status compare(index const& file, entry const& e, std::vector<std::uint64
   return {};
 }
 
+// Blocks of a tensor that were read, from block `first` on, each whole.
+inline status check_blocks(index const& file, entry const& e, std::int64_t first, std::span<std::byte const> bytes) noexcept {
+  std::int64_t at = first * file.block_bytes;
+  for (std::int64_t i = first; !bytes.empty(); ++i) {
+    auto const block = bytes.first(static_cast<std::size_t>(std::min(file.block_bytes, std::ssize(bytes))));
+    if (checksum(block) != file.sums[static_cast<std::size_t>(e.first_block + i)]) return {errc::damaged, e.at + at};
+    for (std::int64_t j = std::max<std::int64_t>(0, e.packed_bytes() - at); j < std::ssize(block); ++j)
+      if (block[static_cast<std::size_t>(j)] != std::byte{0}) return {errc::bad_format, e.at + at + j};
+    at += std::ssize(block);
+    bytes = bytes.subspan(block.size());
+  }
+  return {};
+}
+
 // Block `i` of a tensor. `memory` has room for a block.
 template <byte_source Source>
 status verify_block(Source const& from, index const& file, entry const& e, std::int64_t i, std::span<std::byte> memory) {
   std::int64_t const at = i * file.block_bytes;
   auto const bytes = memory.first(static_cast<std::size_t>(std::min(file.block_bytes, e.bytes - at)));
   if (status const ok = from.read(e.at + at, bytes); !ok) return ok;
-  if (checksum(bytes) != file.sums[static_cast<std::size_t>(e.first_block + i)]) return {errc::damaged, e.at + at};
-  for (std::int64_t j = std::max<std::int64_t>(0, e.packed_bytes() - at); j < std::ssize(bytes); ++j)
-    if (bytes[static_cast<std::size_t>(j)] != std::byte{0}) return {errc::bad_format, e.at + at + j};
-  return {};
+  return check_blocks(file, e, i, bytes);
 }
 
 template <byte_source Source>
