@@ -87,7 +87,7 @@ class stream_reader {
     slot* slot_;
   };
 
-  // `from` and `file` must outlive the reader.
+  // `from`, `file` and `table` must outlive the reader.
   static result<std::unique_ptr<stream_reader>> make(Source const& from, index const& file, std::span<matrix_codec const> table,
                                                      std::span<stream_part const> parts, std::int64_t budget_bytes, Order order = {}) {
     std::unique_ptr<stream_reader> out(new stream_reader(from, file, budget_bytes, std::move(order)));
@@ -109,11 +109,13 @@ class stream_reader {
     s.wanted_next = true;
     return {};
   }
-  // It will not be needed after all: out of the queue, or to be discarded like any other.
+  // It will not be needed after all: out of the queue, or to be discarded like any other. A load that failed is forgotten.
   status unwant(std::int64_t part) {
     if (part < 0 || part >= parts()) return {errc::out_of_range, part};
     std::lock_guard const lock(mutex_);
-    unqueue(at(part));
+    slot& s = at(part);
+    unqueue(s);
+    if (s.is == state::failed) s.is = state::absent;
     return {};
   }
 
