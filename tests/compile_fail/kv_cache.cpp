@@ -36,7 +36,7 @@
 // expect 27: last<N>: a query sees its own token raw, so N is at least 1. Fix: last<32>.
 // expect 28: per_channel<G>: a group spans G tokens of a page.
 // expect 29: pipe<T, C>: C has a variable rate. Fix: C alone,
-// expect 30: keys<C>, values<C>: C takes heads of a multiple of 32 channels. Fix: pad the head, or raw<bf16>.
+// expect 30: keys<C>: C takes heads of a multiple of 32 channels. Fix: pad the head, or raw<bf16>.
 using namespace pith;
 using codec_type = int4<per_token<16>>;
 

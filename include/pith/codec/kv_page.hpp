@@ -25,18 +25,19 @@ consteval bool check_page() {
   } else if constexpr (!tokens_fit) {
     static_assert(tokens_fit, "[pith] paged<N>: a page holds whole blocks of 32 tokens. Fix: paged<64>.");
     return false;
-  } else if constexpr ((!bindable<Keys, KeyChannels, PageTokens, use::dot> && bindable<Keys, 64, PageTokens, use::dot>) ||
-                       (!bindable<Values, ValueChannels, PageTokens, use::mix> && bindable<Values, 64, PageTokens, use::mix>)) {
-    static_assert(PageTokens < 0,
-                  "[pith] keys<C>, values<C>: C takes heads of a multiple of 32 channels. Fix: pad the head, or raw<bf16>.");
-    return false;
   } else if constexpr (!bindable<Keys, KeyChannels, PageTokens, use::dot>) {
-    static_assert(PageTokens < 0,
-                  "[pith] keys<C>: C is not a codec. Fix: raw<bf16>, int8<per_token<64>>, int4<per_channel<32>>, pipe<hadamard<64>, C>.");
+    if constexpr (bindable<Keys, 64, PageTokens, use::dot>)
+      static_assert(PageTokens < 0, "[pith] keys<C>: C takes heads of a multiple of 32 channels. Fix: pad the head, or raw<bf16>.");
+    else
+      static_assert(PageTokens < 0,
+                    "[pith] keys<C>: C is not a codec. Fix: raw<bf16>, int8<per_token<64>>, int4<per_channel<32>>, pipe<hadamard<64>, C>.");
     return false;
   } else if constexpr (!bindable<Values, ValueChannels, PageTokens, use::mix>) {
-    static_assert(PageTokens < 0,
-                  "[pith] values<C>: C is not a codec. Fix: raw<bf16>, int8<per_token<64>>, int4<per_token<64>>, pipe<hadamard<64>, C>.");
+    if constexpr (bindable<Values, 64, PageTokens, use::mix>)
+      static_assert(PageTokens < 0, "[pith] values<C>: C takes heads of a multiple of 32 channels. Fix: pad the head, or raw<bf16>.");
+    else
+      static_assert(PageTokens < 0,
+                    "[pith] values<C>: C is not a codec. Fix: raw<bf16>, int8<per_token<64>>, int4<per_token<64>>, pipe<hadamard<64>, C>.");
     return false;
   } else {
     constexpr int k = Keys::template bind<KeyChannels, PageTokens, use::dot>::tokens,
