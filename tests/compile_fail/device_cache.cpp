@@ -19,6 +19,7 @@
 // expect 8: make<Recipe>(shape): the composition runs on<cuda>.
 // expect 9: this codec has no device form. Fix: raw, int2 to int8,
 // expect 10: on<cuda>: the device's cache keeps every token. Fix: leave out keep<...>;
+// expect 11: on<cuda>: the device's cache is not compacted. Fix: leave out side<births>.
 using namespace pith;
 
 // What a stream and its memory look like from the host.
@@ -43,6 +44,7 @@ struct summed : kv_cache<head_dim<64>, keys<sum<outliers<both_ends<1>, per_token
 struct lossless : kv_cache<head_dim<64>, keys<four_bits>, values<dynamic_float<bf16>>, on<cuda>> {};
 struct evictable : kv_cache<head_dim<64>, keys<four_bits>, values<four_bits>, side<liveness>, on<cuda>> {};
 
+struct compacted : kv_cache<head_dim<64>, keys<four_bits>, values<four_bits>, side<liveness, births>, on<cuda>> {};
 struct choosing : kv_cache<head_dim<64>, keys<four_bits>, values<four_bits>, pith::keep<pith::capacity<64>, pith::newest>, on<cuda>> {};
 
 template <class Recipe>
@@ -75,6 +77,8 @@ auto wrong() { return make<permuted>({.bytes = 1 << 20}, calibration<permuted::p
 auto wrong() { return make_on_device<lossless>(); }
 #elif PITH_WRONG == 10
 auto wrong() { return make_on_device<choosing>(); }
+#elif PITH_WRONG == 11
+auto wrong() { return make_on_device<compacted>(); }
 #else
 auto right_host() { return make<plain>({.bytes = 1 << 20}); }
 auto right() { return make_on_device<on_device>(); }

@@ -291,6 +291,9 @@ consteval bool check_device_cache() {
     static_assert(!Recipe::keeps,
                   "[pith] on<cuda>: the device's cache keeps every token. Fix: leave out keep<...>; decide() works on the host's copies of scores.");
     return false;
+  } else if constexpr (Recipe::has_births) {
+    static_assert(!Recipe::has_births, "[pith] on<cuda>: the device's cache is not compacted. Fix: leave out side<births>.");
+    return false;
   } else if constexpr (!Calibrated && calibration<typename Recipe::page>::is_needed) {
     static_assert(Calibrated || !calibration<typename Recipe::page>::is_needed,
                   "[pith] make<Recipe>(env, shape, memory): a codec of this composition has calibrated state. Fix: "
