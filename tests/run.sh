@@ -61,7 +61,7 @@ else
       not_run+=("clang build (clang++-16 is not installed)")
     fi
   else
-    not_run+=("sanitizers for kernels alone, packed weights and emulated kernels (only with --all)" "clang build of the tests (only with --all)")
+    not_run+=("sanitizers for kernels alone, packed weights, files, policies in caches and emulated kernels (only with --all)" "clang build of the tests (only with --all)")
   fi
 fi
 
