@@ -53,6 +53,23 @@ inline std::string escaped(std::string const& from) {
   return out;
 }
 
+// The beginning of a page that needs nothing else. left: columns of the table that hold text.
+inline std::string page_head(std::string const& title, int left) {
+  std::string out =
+      "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\n"
+      "<title>Pith: " + title + "</title>\n<style>\n"
+      ":root{color-scheme:light dark;--text:#222;--paper:#fff;--line:#ddd;--mark:#1f6feb}\n"
+      "@media(prefers-color-scheme:dark){:root{--text:#ddd;--paper:#15181c;--line:#3a3f45;--mark:#79b8ff}}\n"
+      "body{font:15px/1.5 system-ui,sans-serif;color:var(--text);background:var(--paper);max-width:70rem;margin:2rem auto;padding:0 1rem}\n"
+      "table{border-collapse:collapse;width:100%}div.wide{overflow-x:auto}th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:right}\n";
+  out += text("th:nth-child(-n+%d),td:nth-child(-n+%d){text-align:left}\n", left, left);
+  out += "svg{width:100%;max-width:52rem}svg text{font-size:11px;fill:var(--text)}svg circle{fill:var(--mark)}\n"
+         "svg .grid{stroke:var(--line)}svg .lead{stroke:var(--mark);stroke-width:.5;fill:none}\n</style></head><body>\n";
+  std::string heading = title;
+  heading[0] = static_cast<char>(heading[0] - 'a' + 'A');
+  return out + "<h1>" + heading + "</h1>\n";
+}
+
 }  // namespace detail
 
 inline void print(report const& r) {
@@ -134,17 +151,7 @@ inline std::string scatter_svg(report const& r) {
 }
 
 inline std::string to_html(report const& r) {
-  std::string out =
-      "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\n"
-      "<title>Pith: compositions measured on a language model</title>\n<style>\n"
-      ":root{color-scheme:light dark;--text:#222;--paper:#fff;--line:#ddd;--mark:#1f6feb}\n"
-      "@media(prefers-color-scheme:dark){:root{--text:#ddd;--paper:#15181c;--line:#3a3f45;--mark:#79b8ff}}\n"
-      "body{font:15px/1.5 system-ui,sans-serif;color:var(--text);background:var(--paper);max-width:70rem;margin:2rem auto;padding:0 1rem}\n"
-      "table{border-collapse:collapse;width:100%}div.wide{overflow-x:auto}th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:right}\n"
-      "th:nth-child(-n+4),td:nth-child(-n+4){text-align:left}\n"
-      "svg{width:100%;max-width:52rem}svg text{font-size:11px;fill:var(--text)}svg circle{fill:var(--mark)}\n"
-      "svg .grid{stroke:var(--line)}svg .lead{stroke:var(--mark);stroke-width:.5;fill:none}\n</style></head><body>\n"
-      "<h1>Compositions measured on a language model</h1>\n";
+  std::string out = detail::page_head("compositions measured on a language model", 4);
   out += "<p>" + detail::escaped(r.caption) + "</p>\n" + scatter_svg(r);
   out += "<div class=\"wide\"><table><thead><tr><th>composition</th><th>weights</th><th>keys</th><th>values</th><th>bits per weight</th><th>bits per value</th><th>resident bytes</th><th>bits per byte</th>"
          "<th>change</th><th>recall</th><th>attention error</th><th>decode, us per token</th><th>speed, bf16 = 1</th><th>model, us per token</th></tr></thead><tbody>\n";
