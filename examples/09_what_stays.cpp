@@ -6,18 +6,19 @@
 //   09_what_stays --full --html what.html  as many as give narrow errors
 //   09_what_stays --check                  a whole capacity changes nothing, half of one frees bytes
 //
-// Protocol. A context is read with full attention. Then the policy acts, on the attention that the context's own queries gave, layer by layer
-// and head by head; what it gives up is evicted or merged, and the pages are compacted. Then text behind the context is fed:
+// Protocol. A context is read with full attention. Then the policy acts, on the attention that the context's own queries gave, layer by
+// layer and head by head; what it gives up is evicted or merged, and the pages are compacted. Then text behind the context is fed:
 //
-//   loss     the next bytes of the held-out text; a policy that acts while decoding sees one byte at a time, by decode scores, and keeps its
+//   loss     the next bytes of the held-out text; a policy that acts while decoding sees one byte at a time, by decode scores, and keeps
+//   its
 //            capacity; the others take chunks of 16 and let the cache grow, as published. Bytes are the mean over these bytes, so that the
 //            two kinds can be compared
 //   blind    the context states numbers; one of them is asked for after the policy has acted, so that nothing knew the question
 //   first    the question is read with the context, but for its last byte, so that it lies in the observation window
 //   second   then another number is asked for, from what the first question left
 //
-// Answers are four digits, right if each is the likeliest byte behind the right ones before it. Changes of loss are paired with the full bf16
-// cache, window by window, with the standard error of their mean; recall has that of a share.
+// Answers are four digits, right if each is the likeliest byte behind the right ones before it. Changes of loss are paired with the full
+// bf16 cache, window by window, with the standard error of their mean; recall has that of a share.
 //
 // Budgets are parts of the context's slots of each (layer, KV head), protected ones included. Windows W count bytes, as the papers' count
 // tokens. Differences from the papers, beside those that the policies' headers name: positions stay as they were (a trained range is never
@@ -59,7 +60,7 @@ struct study {
   llama model;
   std::vector<double> retrieval;
   std::string held_out;
-  int context = 1024, fed = 512;
+  int context = 1024, fed = 256;
   std::vector<std::string_view> windows;
   std::vector<two_questions> passages;
   std::vector<plan_row> rows;
@@ -78,38 +79,44 @@ bool read_file(std::string const& path, std::string& content) {
   return static_cast<bool>(file);
 }
 
-// recall_passages with text before them, so that all contexts have one length, and a second fact out of those that were set into them.
-std::vector<two_questions> passages(std::string_view text, int length, int distance, int count) {
-  std::vector<two_questions> out;
+// recall_passages with text before them, so that all contexts have one length, and a second fact out of those that were set into them. Adds
+// `count` of them.
+void add_passages(std::string_view text, int length, int distance, int count, std::vector<two_questions>& out) {
+  std::size_t const all = out.size() + static_cast<std::size_t>(count);
   for (recall_passage const& p : recall_passages(text, distance, 4, 2 * count)) {
     std::size_t const ask = p.prompt.rfind('\n') + 1;
     two_questions made{.question = {p.prompt.substr(ask), ""}, .answer = {p.answer, ""}};
     made.context = std::string(text.substr(out.size() * 997, static_cast<std::size_t>(length) - ask)) + p.prompt.substr(0, ask);
     std::string const opening = "\nthe number of ", middle = " is ";
-    for (std::size_t at = made.context.find(opening); at != std::string::npos && made.answer[1].empty(); at = made.context.find(opening, at + 1)) {
+    for (std::size_t at = made.context.find(opening); at != std::string::npos && made.answer[1].empty();
+         at = made.context.find(opening, at + 1)) {
       std::size_t const is = made.context.find(middle, at), digits = is + middle.size();
       if (is == std::string::npos || is > at + 24 || digits + 6 > made.context.size()) continue;
       std::string const question = made.context.substr(at + 1, digits - at - 1), answer = made.context.substr(digits, 4);
       bool const whole = answer.find_first_not_of("0123456789") == std::string::npos && made.context.compare(digits + 4, 2, ".\n") == 0;
       if (whole && question != made.question[0]) made.question[1] = question, made.answer[1] = answer;
     }
-    if (!made.answer[1].empty() && static_cast<int>(out.size()) < count) out.push_back(std::move(made));
+    if (!made.answer[1].empty() && out.size() < all) out.push_back(std::move(made));
   }
-  return out;
 }
 
 setting setting_of(study const& s, plan_row const& row, std::int64_t tokens, std::int64_t more) {
-  return {.layers = s.model.config.layers, .kv_heads = s.model.config.kv_heads, .tokens = tokens, .most_slots = tokens + more, .budget = row.budget,
+  return {.layers = s.model.config.layers,
+          .kv_heads = s.model.config.kv_heads,
+          .tokens = tokens,
+          .most_slots = tokens + more,
+          .budget = row.budget,
           .retrieval = s.retrieval};
 }
 
 // Tokens that are read a second time: KVzip's, where a row asks for them and the model's context has room.
 std::int64_t repeated(study const& s, storage where, std::int64_t context, std::int64_t tokens) {
-  bool const wanted = std::any_of(s.rows.begin(), s.rows.end(), [&](plan_row const& r) { return r.where == where && r.how->name == "KVzip"; });
+  bool const wanted =
+      std::any_of(s.rows.begin(), s.rows.end(), [&](plan_row const& r) { return r.where == where && r.how->name == "KVzip"; });
   return wanted ? std::min<std::int64_t>(context, s.model.config.context - tokens) : 0;
 }
 
-// Each of a cache's rows on one text; f(row's number, trial's parts).
+// f(number, row) for each row of one kind of cache.
 template <class F>
 void for_rows(study const& s, storage where, F const& f) {
   for (std::size_t i = 0; i < s.rows.size(); ++i)
@@ -121,7 +128,8 @@ void measure_loss(study const& s, storage where, std::size_t window, std::vector
   std::int64_t const most = s.context + s.fed;
   auto const reader = make_held_cache(where, s.model.config, 2 * s.context), judged = make_held_cache(where, s.model.config, most);
   pith::status const memory = reader && judged ? pith::status{} : pith::status{pith::errc::capacity_exceeded, most};
-  auto const read = memory ? read_through(s.model, *reader, context, repeated(s, where, s.context, s.context)) : pith::result<read_context>(memory);
+  auto const read =
+      memory ? read_through(s.model, *reader, context, repeated(s, where, s.context, s.context)) : pith::result<read_context>(memory);
   for_rows(s, where, [&](std::size_t i, plan_row const& row) {
     outcome& to = out[i][window];
     if (!read) return static_cast<void>(to.failure = read.error());
@@ -143,13 +151,15 @@ void measure_recall(study const& s, storage where, std::size_t passage, std::vec
   std::string const& first = p.question[0];
   std::string const known = first.substr(0, first.size() - 1), last = first.substr(first.size() - 1);
   std::int64_t const more = static_cast<std::int64_t>(first.size() + p.question[1].size()) + 16;
-  auto const reader = make_held_cache(where, s.model.config, 2 * context + more), judged = make_held_cache(where, s.model.config, context + more);
+  auto const reader = make_held_cache(where, s.model.config, 2 * context + more),
+             judged = make_held_cache(where, s.model.config, context + more);
   pith::status const memory = reader && judged ? pith::status{} : pith::status{pith::errc::capacity_exceeded, context};
   auto const ignore = [](std::size_t, std::span<float const>) {};
   for (bool const blind : {true, false}) {
     std::string const text = blind ? p.context : p.context + known;
     auto const tokens = static_cast<std::int64_t>(text.size());
-    auto const read = memory ? read_through(s.model, *reader, text, repeated(s, where, context, tokens)) : pith::result<read_context>(memory);
+    auto const read =
+        memory ? read_through(s.model, *reader, text, repeated(s, where, context, tokens)) : pith::result<read_context>(memory);
     for_rows(s, where, [&](std::size_t i, plan_row const& row) {
       outcome& to = out[i][passage];
       if (!to.failure) return;
@@ -185,10 +195,12 @@ std::vector<plan_row> plan(std::vector<double> const& budgets, std::string const
   return out;
 }
 
-// On one short window: with a capacity that is never exceeded the loss is the full cache's to the last bit, with half of one bytes are fewer.
+// On one short window: with a capacity that is never exceeded the loss is the full cache's to the last bit, with half of one bytes are
+// fewer.
 int check(study& s) {
   s.context = 256, s.fed = 48;
-  auto const reader = make_held_cache(storage::bf16, s.model.config, 2 * s.context), judged = make_held_cache(storage::bf16, s.model.config, s.context + s.fed);
+  auto const reader = make_held_cache(storage::bf16, s.model.config, 2 * s.context),
+             judged = make_held_cache(storage::bf16, s.model.config, s.context + s.fed);
   std::string_view const text = s.windows[0], rest = text.substr(256);
   auto const read = read_through(s.model, *reader, text.substr(0, 256), 256);
   if (!read) return std::fprintf(stderr, "context: %s\n", pith::message(read.error().code)), 1;
@@ -200,7 +212,9 @@ int check(study& s) {
     trial one(s.model, *judged, read.value(), m, at);
     double bits = 0;
     pith::status done = one.begin();
-    if (done) done = one.feed(rest.substr(0, static_cast<std::size_t>(s.fed)), [&](std::size_t t, std::span<float const> logits) { bits += surprise_bits(logits, rest[t + 1]); });
+    if (done)
+      done = one.feed(rest.substr(0, static_cast<std::size_t>(s.fed)),
+                      [&](std::size_t t, std::span<float const> logits) { bits += surprise_bits(logits, rest[t + 1]); });
     if (!done) std::fprintf(stderr, "%s: %s at %lld\n", m.name.c_str(), pith::message(done.code), static_cast<long long>(done.at)), ++wrong;
     bytes = one.bytes();
     return bits;
@@ -213,7 +227,8 @@ int check(study& s) {
     std::printf("%s: a whole capacity gives %.17g bits, the full cache %.17g\n", m.name.c_str(), whole, full);
     wrong += whole != full || bytes != full_bytes;
     double const half = loss(m, 0.5, bytes);
-    std::printf("%s: half of it gives %.6g bits in %lld of %lld bytes\n", m.name.c_str(), half, static_cast<long long>(bytes), static_cast<long long>(full_bytes));
+    std::printf("%s: half of it gives %.6g bits in %lld of %lld bytes\n", m.name.c_str(), half, static_cast<long long>(bytes),
+                static_cast<long long>(full_bytes));
     wrong += half == full || bytes >= full_bytes;
   }
   return wrong;
@@ -246,7 +261,8 @@ int main(int argc, char** argv) {
   }
   pith::result<llama> loaded = load_llama(std::as_bytes(std::span(weights)));
   if (!loaded) {
-    std::fprintf(stderr, "pith-kjv.safetensors: %s at byte %lld\n", pith::message(loaded.error().code), static_cast<long long>(loaded.error().at));
+    std::fprintf(stderr, "pith-kjv.safetensors: %s at byte %lld\n", pith::message(loaded.error().code),
+                 static_cast<long long>(loaded.error().at));
     return 1;
   }
   s.model = std::move(loaded).value();
@@ -257,10 +273,11 @@ int main(int argc, char** argv) {
   if (full) s.fed = c.context - s.context - 1;
   if (windows <= 0) windows = full ? 16 : 6;
   if (asked <= 0) asked = full ? 100 : 24;
-  int const distance = 500;
+  std::string_view const text = s.held_out;
   s.windows = held_out_windows(s.held_out, s.context + s.fed, windows);
   if (checks) return check(s);
-  s.passages = passages(s.held_out, 1000, distance, asked);
+  for (int const distance : {300, 600})
+    add_passages(distance == 300 ? text.substr(0, text.size() / 2) : text.substr(text.size() / 2), 1000, distance, asked / 2, s.passages);
   std::vector<double> const budgets{0.5, 0.25, 0.125};
   s.rows = plan(budgets, filter);
 
@@ -290,31 +307,44 @@ int main(int argc, char** argv) {
   stays_report out;
   for (std::size_t i = 0; i < s.rows.size(); ++i) {
     plan_row const& p = s.rows[i];
-    stays_row row{.name = p.how->name, .cache = name_of(p.where), .paper = p.how->paper, .here = p.how->here, .budget = p.budget, .kept = 0};
+    stays_row row{
+        .name = p.how->name, .cache = name_of(p.where), .paper = p.how->paper, .here = p.how->here, .budget = p.budget, .kept = 0};
     double const n = static_cast<double>(s.windows.size());
     double square = 0;
     for (std::size_t w = 0; w < s.windows.size(); ++w) {
       outcome const& o = losses[i][w];
-      if (!o.failure) return std::fprintf(stderr, "%s, %s: %s at %lld\n", row.name.c_str(), row.cache.c_str(), pith::message(o.failure.code), static_cast<long long>(o.failure.at)), 1;
+      if (!o.failure)
+        return std::fprintf(stderr, "%s, %s: %s at %lld\n", row.name.c_str(), row.cache.c_str(), pith::message(o.failure.code),
+                            static_cast<long long>(o.failure.at)),
+               1;
       double const change = o.bits - losses[0][w].bits;
       row.bits += o.bits / n, row.change += change / n, square += change * change / n;
       row.bytes_after += o.bytes_after / n, row.mean_bytes += o.mean_bytes / n, row.kept += o.kept / n;
     }
     row.change_error = n > 1 ? std::sqrt(std::max(0.0, square - row.change * row.change) / (n - 1)) : 0;
     for (outcome const& o : recalls[i]) {
-      if (!o.failure) return std::fprintf(stderr, "%s, %s: %s at %lld\n", row.name.c_str(), row.cache.c_str(), pith::message(o.failure.code), static_cast<long long>(o.failure.at)), 1;
+      if (!o.failure)
+        return std::fprintf(stderr, "%s, %s: %s at %lld\n", row.name.c_str(), row.cache.c_str(), pith::message(o.failure.code),
+                            static_cast<long long>(o.failure.at)),
+               1;
       share* const to[] = {&row.recall, &row.first, &row.second};
       for (int k = 0; k < 3; ++k) to[k]->right += o.right[k], to[k]->of += 1;
     }
     out.rows.push_back(row);
   }
   mark_front(out.rows);
-  out.conditions = {{"model", "pith-kjv"}, {"context", s.context}, {"fed", s.fed}, {"windows", s.windows.size()}, {"passages", s.passages.size()},
-                    {"recall_context", 1000}, {"recall_distance", distance}, {"not_judged", {"Locret", "DMS"}}};
+  out.conditions = {{"model", "pith-kjv"},
+                    {"context", s.context},
+                    {"fed", s.fed},
+                    {"windows", s.windows.size()},
+                    {"passages", s.passages.size()},
+                    {"recall_context", 1000},
+                    {"recall_distances", {300, 600}},
+                    {"not_judged", {"Locret", "DMS"}}};
   out.caption = detail::text(
-      "%zu windows: a context of %d bytes, then %d bytes whose loss counts; %zu passages of 1000 bytes, the number %d bytes back, another elsewhere. * no "
-      "row has a lower loss in as few bytes. Locret and DMS need trained scores and are not judged.",
-      s.windows.size(), s.context, s.fed, s.passages.size(), distance);
+      "%zu windows: a context of %d bytes, then %d bytes whose loss counts; %zu passages of 1000 bytes, the number 300 or 600 bytes "
+      "back, another elsewhere. * no row has a lower loss in as few bytes. Locret and DMS need trained scores and are not judged.",
+      s.windows.size(), s.context, s.fed, s.passages.size());
   print(out);
   if (!json.empty() && !detail::write_file(json, to_json(out))) return std::fprintf(stderr, "cannot write %s\n", json.c_str()), 1;
   if (!html.empty() && !detail::write_file(html, to_html(out))) return std::fprintf(stderr, "cannot write %s\n", html.c_str()), 1;

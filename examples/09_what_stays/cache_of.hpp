@@ -9,14 +9,16 @@ namespace example {
 
 // Pages of 32 tokens: what leaves comes back in small pieces.
 template <class Keys, class Values, class Accuracy, class... Side>
-struct shrinking : pith::kv_cache<pith::head_dim<64>, pith::keys<Keys>, pith::values<Values>, pith::raw<pith::last<32>>, pith::pages<pith::paged<32>>,
-                                  pith::accuracy<Accuracy>, pith::side<pith::liveness, pith::births, Side...>> {};
+struct shrinking
+    : pith::kv_cache<pith::head_dim<64>, pith::keys<Keys>, pith::values<Values>, pith::raw<pith::last<32>>, pith::pages<pith::paged<32>>,
+                     pith::accuracy<Accuracy>, pith::side<pith::liveness, pith::births, Side...>> {};
 
 template <class Recipe>
 class cache_of final : public held_cache {
  public:
   static std::unique_ptr<held_cache> make(llama_config const& c, std::int64_t max_tokens) {
-    pith::cache_shape const shape{.layers = c.layers, .kv_heads = c.kv_heads, .query_heads = c.heads, .bytes = 16 << 20, .max_tokens = max_tokens};
+    pith::cache_shape const shape{
+        .layers = c.layers, .kv_heads = c.kv_heads, .query_heads = c.heads, .bytes = 16 << 20, .max_tokens = max_tokens};
     auto made = pith::make<Recipe>(shape);
     if (!made) return nullptr;
     return std::make_unique<cache_of>(std::move(made).value());
@@ -43,10 +45,11 @@ class cache_of final : public held_cache {
   pith::status attend(int layer, rows_view q, rows_out out, pith::attention_options const& options) override {
     return cache_.attend(of_, layer, q, out, options);
   }
-  pith::status statistics(int layer, rows_view q, pith::tensor_view<float const, 2> lse, std::int64_t newest, head_statistics out) const override {
+  pith::status statistics(int layer, rows_view q, pith::tensor_view<float const, 2> lse, std::int64_t newest,
+                          head_statistics out) const override {
     using pith::statistic;
-    pith::statistics_view<pith::group_reduction::none, statistic::sum, statistic::square_sum, statistic::maximum, statistic::entropy> const view{
-        .sum = out.sum, .square_sum = out.square_sum, .maximum = out.maximum, .entropy = out.entropy};
+    pith::statistics_view<pith::group_reduction::none, statistic::sum, statistic::square_sum, statistic::maximum, statistic::entropy> const
+        view{.sum = out.sum, .square_sum = out.square_sum, .maximum = out.maximum, .entropy = out.entropy};
     return cache_.attention_statistics(of_, layer, q, lse, view, {.newest = newest});
   }
 

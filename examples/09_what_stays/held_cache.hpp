@@ -32,7 +32,8 @@ class held_cache {
   virtual pith::status attend(int layer, rows_view q, rows_out out, pith::attention_options const& options) = 0;
 
   // Of the newest `newest` of the newest q.extent[0] tokens, to what is stored.
-  virtual pith::status statistics(int layer, rows_view q, pith::tensor_view<float const, 2> lse, std::int64_t newest, head_statistics out) const = 0;
+  virtual pith::status statistics(int layer, rows_view q, pith::tensor_view<float const, 2> lse, std::int64_t newest,
+                                  head_statistics out) const = 0;
 
   virtual std::int64_t slots(int layer) const = 0;
   virtual pith::result<std::int64_t> survivors(int layer, int head, std::span<pith::survivor> out) const = 0;

@@ -22,7 +22,8 @@ template <class Policy>
 class run_of final : public policy_run {
   template <stage Kind>
   using type = typename Policy::template stage_type<Kind>;
-  static constexpr bool once = std::is_same_v<type<stage::trigger>, pith::on_prefill_end> || std::is_same_v<type<stage::trigger>, pith::on_layer_done>;
+  static constexpr bool once =
+      std::is_same_v<type<stage::trigger>, pith::on_prefill_end> || std::is_same_v<type<stage::trigger>, pith::on_layer_done>;
 
  public:
   run_of(Policy const& policy, setting const& s) : policy_(policy) {
@@ -36,7 +37,8 @@ class run_of final : public policy_run {
     layers_by_column_sums = std::is_same_v<type<stage::layer_split>, pith::variance_layers>;
     auto const slots = static_cast<std::size_t>(s.rows() * s.most_slots);
     score_.resize(slots), history_.resize(slots * type<stage::scorer>::history_words), known_.resize(static_cast<std::size_t>(s.rows()));
-    scratch_.resize(static_cast<std::size_t>(pith::decide_scratch_bytes(s.rows(), s.rows() * s.most_slots) + pith::observe_scratch_bytes(s.most_slots)));
+    scratch_.resize(static_cast<std::size_t>(pith::decide_scratch_bytes(s.rows(), s.rows() * s.most_slots) +
+                                             pith::observe_scratch_bytes(s.most_slots)));
     state_ = {.score = score_, .history = history_, .known = known_};
   }
 
@@ -116,14 +118,21 @@ std::vector<method> list() {
   using decode_part = scope<512, 256>;
   using ignored = scissorhands<1024, 10, 64>;
   using merging = d2o<1024, 512>;
-  auto const half_recent = [](auto& p, setting const& s) { p.template at<stage::protect>().template at<recent<512>>().slots = s.capacity() / 2; };
+  auto const half_recent = [](auto& p, setting const& s) {
+    p.template at<stage::protect>().template at<recent<512>>().slots = s.capacity() / 2;
+  };
   return {
       {.name = "full cache", .crossed = true},
       {.name = "newest only", .here = "C", .start = with<newest_only>()},
-      {.name = "StreamingLLM", .paper = "C 512 to 2000, 4 sinks, positions in the cache", .here = "C, 4 sinks, positions kept",
-       .start = with<streaming_llm<>>(), .crossed = true},
+      {.name = "StreamingLLM",
+       .paper = "C 512 to 2000, 4 sinks, positions in the cache",
+       .here = "C, 4 sinks, positions kept",
+       .start = with<streaming_llm<>>(),
+       .crossed = true},
       {.name = "H2O", .paper = "C 20 %, half recent", .here = "C, half recent", .start = with<heavy_hitters>(half_recent), .crossed = true},
-      {.name = "Scissorhands", .paper = "C, half dropped at once, 400 steps, 10 recent", .here = "C, half dropped at once, 64 steps, 10 recent",
+      {.name = "Scissorhands",
+       .paper = "C, half dropped at once, 400 steps, 10 recent",
+       .here = "C, half dropped at once, 64 steps, 10 recent",
        .start = with<ignored>([](auto& p, setting const& s) {
          p.template at<stage::total>().tokens = s.capacity() / 2;
          p.template at<stage::trigger>().slack = s.capacity() / 2;
@@ -131,26 +140,67 @@ std::vector<method> list() {
       {.name = "TOVA", .paper = "C 512 of 4096", .here = "C, newest protected", .start = with<tova<>>(), .crossed = true},
       {.name = "SnapKV", .paper = "C 2048, W 32, pool 5", .here = "C, W 32, pool 5", .start = with<snapkv<>>(), .crossed = true},
       {.name = "PyramidKV", .paper = "C 2048, W 8, beta 20", .here = "C, W 32, beta 20", .start = with<pyramid_kv<2048, 32>>()},
-      {.name = "Ada-KV", .paper = "C 1024, W 32, pool 7, floor 0.2", .here = "C, W 32, pool 7, floor 0.2", .start = with<ada_kv<>>(), .crossed = true},
-      {.name = "HeadKV", .paper = "C 1024, W 32, heads by retrieval and reasoning", .here = "C, W 32, heads by a probe of repeated bytes", .start = &head_kv},
-      {.name = "CAKE", .paper = "C 1024, W 32, gamma 200, layer by layer", .here = "C, W 32, gamma 200, all layers at the end", .start = with<cake<>>()},
+      {.name = "Ada-KV",
+       .paper = "C 1024, W 32, pool 7, floor 0.2",
+       .here = "C, W 32, pool 7, floor 0.2",
+       .start = with<ada_kv<>>(),
+       .crossed = true},
+      {.name = "HeadKV",
+       .paper = "C 1024, W 32, heads by retrieval and reasoning",
+       .here = "C, W 32, heads by a probe of repeated bytes",
+       .start = &head_kv},
+      {.name = "CAKE",
+       .paper = "C 1024, W 32, gamma 200, layer by layer",
+       .here = "C, W 32, gamma 200, all layers at the end",
+       .start = with<cake<>>()},
       {.name = "ZigZagKV", .paper = "C, 90 % of mass", .here = "C, W 32, 90 % of mass, floor 0.15", .start = with<zigzag_kv<>>()},
-      {.name = "SCOPE", .paper = "prompt 2048, decoded 512 of which 256 recent", .here = "prompt 3/4 C by SnapKV, decoded 1/4 C of which half recent",
-       .start = with<decode_part>([](auto& p, setting const& s) { p.template at<stage::protect>().template at<recent<256>>().slots = s.capacity() / 8; }),
+      {.name = "SCOPE",
+       .paper = "prompt 2048, decoded 512 of which 256 recent",
+       .here = "prompt 3/4 C by SnapKV, decoded 1/4 C of which half recent",
+       .start = with<decode_part>(
+           [](auto& p, setting const& s) { p.template at<stage::protect>().template at<recent<256>>().slots = s.capacity() / 8; }),
        .start_of_prompt = with<snapkv<>>([](auto& p, setting const& s) { p.template at<stage::total>().tokens = s.capacity() * 3 / 4; })},
-      {.name = "SirLLM", .paper = "C 1024, 4 sinks, positions in the cache", .here = "C, 4 sinks, positions kept", .start = with<sirllm<>>()},
-      {.name = "RazorAttention", .paper = "15 % of heads full, others 4000, 4 sinks", .here = "at most 2 of 12 heads full, others what is left, 4 sinks",
-       .start = [](setting const& s) { return razor(s, 2, 32); }, .biased = true},
-      {.name = "LaCache", .paper = "C, span 16 of 32 layers, positions in the cache", .here = "C, span 3 of 6 layers, positions kept",
+      {.name = "SirLLM",
+       .paper = "C 1024, 4 sinks, positions in the cache",
+       .here = "C, 4 sinks, positions kept",
+       .start = with<sirllm<>>()},
+      {.name = "RazorAttention",
+       .paper = "15 % of heads full, others 4000, 4 sinks",
+       .here = "at most 2 of 12 heads full, others what is left, 4 sinks",
+       .start = [](setting const& s) { return razor(s, 2, 32); },
+       .biased = true},
+      {.name = "LaCache",
+       .paper = "C, span 16 of 32 layers, positions in the cache",
+       .here = "C, span 3 of 6 layers, positions kept",
        .start = with<lacache<1024, 3, 0>>()},
-      {.name = "WindowKV", .paper = "C 1024, W 32, windows of 8, 8 layers share", .here = "C, W 32, windows of 8, no sharing", .start = with<window_kv<>>()},
-      {.name = "KVzip", .paper = "30 % of all heads' tokens, 2048 repeated at once", .here = "C of all heads' tokens, the context repeated at once",
-       .start = with<kvzip<>>([](auto& p, setting const& s) { p.template at<stage::total>().ratio = s.budget; }), .crossed = true},
-      {.name = "Attendre LRA", .paper = "memory 2048, chunks, top k is a use", .here = "C, chunks of 16, p above 1/T is a use",
-       .start = with<least_recent>([](auto& p, setting const& s) { p.template at<stage::scorer>().threshold = 1.0f / static_cast<float>(s.tokens); })},
-      {.name = "D2O", .paper = "C 20 %, half recent, moving gate", .here = "C, half recent, 4 sinks, gate open", .start = with<merging>(half_recent), .biased = true},
-      {.name = "Elastic Cache", .paper = "20 %, then a hole 25 from the end", .here = "C, at the end of the prompt alone", .start = with<elastic>(), .biased = true},
-      {.name = "Quest", .paper = "reads 1024 to 4096, pages of 16, two dense layers", .here = "reads C, pages of 16, no dense layer", .start = with<quest<>>(),
+      {.name = "WindowKV",
+       .paper = "C 1024, W 32, windows of 8, 8 layers share",
+       .here = "C, W 32, windows of 8, no sharing",
+       .start = with<window_kv<>>()},
+      {.name = "KVzip",
+       .paper = "30 % of all heads' tokens, 2048 repeated at once",
+       .here = "C of all heads' tokens, the context repeated at once",
+       .start = with<kvzip<>>([](auto& p, setting const& s) { p.template at<stage::total>().ratio = s.budget; }),
+       .crossed = true},
+      {.name = "Attendre LRA",
+       .paper = "memory 2048, chunks, top k is a use",
+       .here = "C, chunks of 16, p above 1/T is a use",
+       .start = with<least_recent>(
+           [](auto& p, setting const& s) { p.template at<stage::scorer>().threshold = 1.0f / static_cast<float>(s.tokens); })},
+      {.name = "D2O",
+       .paper = "C 20 %, half recent, moving gate",
+       .here = "C, half recent, 4 sinks, gate open",
+       .start = with<merging>(half_recent),
+       .biased = true},
+      {.name = "Elastic Cache",
+       .paper = "20 %, then a hole 25 from the end",
+       .here = "C, at the end of the prompt alone",
+       .start = with<elastic>(),
+       .biased = true},
+      {.name = "Quest",
+       .paper = "reads 1024 to 4096, pages of 16, two dense layers",
+       .here = "reads C, pages of 16, no dense layer",
+       .start = with<quest<>>(),
        .biased = true},
   };
 }

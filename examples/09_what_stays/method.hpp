@@ -44,7 +44,7 @@ class policy_run {
   virtual void carry(pith::policy_rows const& at, pith::policy_plan const& plan) = 0;
 
   traits what;
-  std::vector<double> head_table;     // for splits that ask for one
+  std::vector<double> head_table;      // for splits that ask for one
   bool layers_by_column_sums = false;  // D2O's variance, not CAKE's
 };
 
@@ -53,10 +53,10 @@ struct method {
 
   std::string name;
   std::string paper{}, here{};  // its numbers
-  starter start{};            // null: the full cache
-  starter start_of_prompt{};  // another policy for the prompt alone: SCOPE
-  bool biased = false;      // slots need a bias
-  bool crossed = false;     // measured with quantized caches too
+  starter start{};              // null: the full cache
+  starter start_of_prompt{};    // another policy for the prompt alone: SCOPE
+  bool biased = false;          // slots need a bias
+  bool crossed = false;         // measured with quantized caches too
 };
 
 // All of recipes.hpp that need no trained scores; the full cache and "newest only" come first.

@@ -30,9 +30,9 @@ struct statistics_arrays {
 struct recorder {
   llama_config const& c;
   held_cache& cache;
-  std::int64_t first = 0;                   // position of what is kept from
-  std::vector<std::vector<float>> q, lse;   // [layer][token - first][head]...
-  std::vector<float> scores, logits;        // of one row, [kv head][slot]
+  std::int64_t first = 0;                  // position of what is kept from
+  std::vector<std::vector<float>> q, lse;  // [layer][token - first][head]...
+  std::vector<float> scores, logits;       // of one row, [kv head][slot]
   std::vector<float>* replay = nullptr;
 
   explicit recorder(llama_config const& config, held_cache& to) : c(config), cache(to), q(static_cast<number>(c.layers)), lse(q.size()) {}
@@ -73,7 +73,8 @@ struct recorder {
 void copy_rows(std::vector<float> const& from, std::vector<float>& to) { to.insert(to.end(), from.begin(), from.end()); }
 
 // Numbers of a layer that budgets are split by, from the columns before the window.
-pith::status layer_numbers(statistics_arrays const& window, std::vector<float> const& all_sum, std::int64_t heads, std::int64_t tokens, read_context& out) {
+pith::status layer_numbers(statistics_arrays const& window, std::vector<float> const& all_sum, std::int64_t heads, std::int64_t tokens,
+                           read_context& out) {
   std::int64_t const seen = std::max<std::int64_t>(tokens - observed_window, 0);
   double const rows = static_cast<double>(std::min(observed_window, tokens));
   double entropy = 0, variance = 0, uncertainty = 0, column_variance = 0;
@@ -124,7 +125,8 @@ pith::result<read_context> read_through(llama const& model, held_cache& cache, s
     s = forward(model, part, static_cast<int>(at), record, logits, scratch);
     for (number t = 0; s && t < part.size(); ++t) {
       auto const row = std::span<float const>(logits).subspan(t * vocab, vocab);
-      if (out.surprisal.size() < context.size()) out.surprisal.push_back(static_cast<float>(surprise_bits(row, context[static_cast<number>(at) + t + 1])));
+      if (out.surprisal.size() < context.size())
+        out.surprisal.push_back(static_cast<float>(surprise_bits(row, context[static_cast<number>(at) + t + 1])));
       out.logits.assign(row.begin(), row.end());
     }
   };
@@ -152,7 +154,8 @@ pith::result<read_context> read_through(llama const& model, held_cache& cache, s
   for (std::int64_t at = 0; s && at < repeat; at += chunk) {
     record.forget();
     std::int64_t const count = std::min(chunk, repeat - at);
-    s = forward(model, context.substr(static_cast<number>(at), static_cast<number>(count)), static_cast<int>(tokens + at), record, logits, scratch);
+    s = forward(model, context.substr(static_cast<number>(at), static_cast<number>(count)), static_cast<int>(tokens + at), record, logits,
+                scratch);
     for (int l = 0; s && l < c.layers; ++l) {
       std::int64_t const slots = cache.slots(l);
       s = cache.statistics(l, record.queries(l), record.sums(l), count, of.view(c.heads, slots));

@@ -13,8 +13,15 @@ using number = std::size_t;
 }  // namespace
 
 trial::trial(llama const& model, held_cache& cache, read_context const& context, method const& how, setting const& at)
-    : model_(model), cache_(cache), context_(context), how_(how), at_(at), most_(at.most_slots), rows_(at.rows()),
-      group_(model.config.heads / model.config.kv_heads), run_(how.start ? how.start(at) : nullptr) {
+    : model_(model),
+      cache_(cache),
+      context_(context),
+      how_(how),
+      at_(at),
+      most_(at.most_slots),
+      rows_(at.rows()),
+      group_(model.config.heads / model.config.kv_heads),
+      run_(how.start ? how.start(at) : nullptr) {
   for (std::int64_t r = 0; r < rows_; ++r) offset_.push_back(r * most_);
   length_.assign(static_cast<number>(rows_), context.tokens);
   number const slots = static_cast<number>(rows_ * most_);
@@ -55,7 +62,8 @@ pith::status trial::see_context(policy_run& run) {
   auto const lay_out = [&](std::vector<float> const& from, number lists, number begin) {
     auto const to = std::span(statistic_).subspan(begin, lists * most * static_cast<number>(rows_));
     for (number r = 0; r < static_cast<number>(rows_); ++r)
-      std::copy_n(from.begin() + static_cast<std::ptrdiff_t>(r * lists * tokens), lists * tokens, to.begin() + static_cast<std::ptrdiff_t>(lists * r * most));
+      std::copy_n(from.begin() + static_cast<std::ptrdiff_t>(r * lists * tokens), lists * tokens,
+                  to.begin() + static_cast<std::ptrdiff_t>(lists * r * most));
     return std::span<float const>(to);
   };
   number const lists = static_cast<number>(group_), second = statistic_.size() / 2;
@@ -81,6 +89,7 @@ pith::status trial::see_context(policy_run& run) {
     return {};
   } else if (what.query_rows > 0) {
     bool const all = what.query_rows == pith::all_rows;
+    if (!all && what.query_rows != observed_window) return {pith::errc::unsupported, what.query_rows};
     in.sum = lay_out(all ? context_.all_sum : context_.window_sum, lists, 0);
     if (!all) in.square_sum = lay_out(context_.window_square_sum, lists, second);
     in.rows = std::min(all ? context_.tokens : observed_window, context_.tokens);
@@ -104,7 +113,8 @@ std::int64_t trial::living() const {
   std::int64_t sum = 0;
   std::vector<pith::survivor> rows(static_cast<number>(most_));
   for (std::int64_t r = 0; r < rows_; ++r)
-    if (auto const count = cache_.survivors(static_cast<int>(r / at_.kv_heads), static_cast<int>(r % at_.kv_heads), rows); count) sum += count.value();
+    if (auto const count = cache_.survivors(static_cast<int>(r / at_.kv_heads), static_cast<int>(r % at_.kv_heads), rows); count)
+      sum += count.value();
   return sum;
 }
 
@@ -151,8 +161,9 @@ pith::status trial::choose_pages(int layer, rows_view q) {
     std::int64_t const known = length_[static_cast<number>(r)], slots = count.value();
     length_[static_cast<number>(r)] = slots;
     float* const keys = keys_.data() + r * most_ * width;
-    pith::status const read = cache_.read_keys(layer, static_cast<int>(h), all.subspan(static_cast<number>(known), static_cast<number>(slots - known)),
-                                               std::span(keys + known * width, static_cast<number>((slots - known) * width)));
+    pith::status const read =
+        cache_.read_keys(layer, static_cast<int>(h), all.subspan(static_cast<number>(known), static_cast<number>(slots - known)),
+                         std::span(keys + known * width, static_cast<number>((slots - known) * width)));
     if (!read) return read;
     for (std::int64_t begin = 0; begin < slots; begin += page) {
       std::int64_t const end = std::min(begin + page, slots);
@@ -160,7 +171,8 @@ pith::status trial::choose_pages(int layer, rows_view q) {
         float bound = 0;
         for (std::int64_t c = 0; c < width; ++c) {
           float low = keys[begin * width + c], high = low;
-          for (std::int64_t t = begin + 1; t < end; ++t) low = std::min(low, keys[t * width + c]), high = std::max(high, keys[t * width + c]);
+          for (std::int64_t t = begin + 1; t < end; ++t)
+            low = std::min(low, keys[t * width + c]), high = std::max(high, keys[t * width + c]);
           float const x = q(0, h * group_ + g, c);
           bound += std::max(x * low, x * high);
         }
@@ -224,20 +236,20 @@ pith::status trial::act(policy_run& run) {
     auto const row = living_row(r);
     for (number i = 0; i < row.size(); ++i) mask_[static_cast<number>(r * most_) + i] = row[i].token < context_.tokens;
     if (!run.what.by_content) continue;
-    pith::status const s = cache_.read_keys(static_cast<int>(r / at_.kv_heads), static_cast<int>(r % at_.kv_heads), row,
-                                            std::span(keys_).subspan(static_cast<number>(r * most_ * width), row.size() * static_cast<number>(width)));
+    pith::status const s =
+        cache_.read_keys(static_cast<int>(r / at_.kv_heads), static_cast<int>(r % at_.kv_heads), row,
+                         std::span(keys_).subspan(static_cast<number>(r * most_ * width), row.size() * static_cast<number>(width)));
     if (!s) return s;
   }
-  pith::policy_input const in{
-      .mask = mask_,
-      .budget = {.layers = {.entropy = context_.entropy,
-                            .variance = run.layers_by_column_sums ? context_.column_variance : context_.variance,
-                            .uncertainty = context_.uncertainty},
-                 .head_table = run.head_table,
-                 .step = decoded_},
-      .keys = run.what.by_content ? std::span<float const>(keys_) : std::span<float const>{},
-      .channels = run.what.by_content ? width : 0,
-      .bias = how_.biased ? std::span<float const>(bias_) : std::span<float const>{}};
+  pith::policy_input const in{.mask = mask_,
+                              .budget = {.layers = {.entropy = context_.entropy,
+                                                    .variance = run.layers_by_column_sums ? context_.column_variance : context_.variance,
+                                                    .uncertainty = context_.uncertainty},
+                                         .head_table = run.head_table,
+                                         .step = decoded_},
+                              .keys = run.what.by_content ? std::span<float const>(keys_) : std::span<float const>{},
+                              .channels = run.what.by_content ? width : 0,
+                              .bias = how_.biased ? std::span<float const>(bias_) : std::span<float const>{}};
   pith::policy_plan plan{.kept = kept_, .kept_count = kept_count_};
   if (how_.biased) plan.target = target_, plan.weight = weight_, plan.bias = plan_bias_, plan.compensation_bias = compensation_;
   if (pith::status const s = run.decide(at, in, plan); !s) return s;
@@ -279,7 +291,8 @@ pith::status trial::carry_out(pith::fate losers) {
     std::copy_n(plan_bias_.begin() + static_cast<std::ptrdiff_t>(begin), count, bias_.begin() + static_cast<std::ptrdiff_t>(begin));
     if (host < 0) continue;
     std::int64_t place = count++;
-    for (; place > 0 && kept[place - 1] > host; --place) kept[place] = kept[place - 1], bias_[begin + static_cast<number>(place)] = bias_[begin + static_cast<number>(place) - 1];
+    for (; place > 0 && kept[place - 1] > host; --place)
+      kept[place] = kept[place - 1], bias_[begin + static_cast<number>(place)] = bias_[begin + static_cast<number>(place) - 1];
     kept[place] = host;
     bias_[begin + static_cast<number>(place)] = compensation_[static_cast<number>(r)];
   }

@@ -77,7 +77,8 @@ class trial {
   pith::status act(policy_run& run);
   pith::status carry_out(pith::fate losers);
   std::span<pith::survivor> living_row(std::int64_t row) {
-    return std::span(living_).subspan(static_cast<std::size_t>(row * most_), static_cast<std::size_t>(length_[static_cast<std::size_t>(row)]));
+    return std::span(living_).subspan(static_cast<std::size_t>(row * most_),
+                                      static_cast<std::size_t>(length_[static_cast<std::size_t>(row)]));
   }
 
   llama const& model_;
