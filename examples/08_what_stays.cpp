@@ -2,9 +2,9 @@
 // What stays when a cache must not grow: the published policies of pith/policy/recipes.hpp on the shipped language model. Held-out loss and
 // recall against resident bytes: rows leave the cache, and compaction gives their pages back.
 //
-//   09_what_stays                          a few windows and passages, all policies
-//   09_what_stays --full --html what.html  as many as give narrow errors
-//   09_what_stays --check                  a whole capacity changes nothing, half of one frees bytes
+//   08_what_stays                          a few windows and passages, all policies
+//   08_what_stays --full --html what.html  as many as give narrow errors
+//   08_what_stays --check                  a whole capacity changes nothing, half of one frees bytes
 //
 // Protocol. A context is read with full attention. Then the policy acts, on the attention that the context's own queries gave, layer by
 // layer and head by head; what it gives up is evicted or merged, and the pages are compacted. Then text behind the context is fed:
@@ -34,8 +34,8 @@
 #include <mutex>
 #include <thread>
 
-#include "09_what_stays/table.hpp"
-#include "09_what_stays/trial.hpp"
+#include "08_what_stays/table.hpp"
+#include "08_what_stays/trial.hpp"
 
 #ifndef PITH_SOURCE_DIR
 #define PITH_SOURCE_DIR "."
