@@ -5,8 +5,8 @@
 #
 #   tests/run.sh            everything
 #   tests/run.sh --quick    the release build only
-#   tests/run.sh --all      sanitizers for more rooms and a clang build too (the ordinary run compiles every header and every compile failure
-#                           with both compilers), and the other architectures under qemu
+#   tests/run.sh --all      sanitizers for more rooms, every header and every compile failure with both compilers (the ordinary run: headers
+#                           alone with clang, wrong programs with g++), the largest example, a clang build, and the other architectures under qemu
 #   tests/run.sh --architectures   those alone: tests/architectures.sh
 #   PITH_BUILD_DIR=DIR      build in DIR and DIR-<variant> (default: build, in the repository)
 #   PITH_JOBS=N             compile and test with N jobs (default: one a processor)
@@ -18,6 +18,8 @@ install_packages || exit 1
 
 build=$(realpath -m "${PITH_BUILD_DIR:-build}")
 jobs=${PITH_JOBS:-$(nproc)}
+all=OFF
+[ "${1:-}" != --all ] || all=ON
 failed=()
 not_run=()
 
@@ -27,7 +29,7 @@ run_preset() {
   shift 2
   echo
   echo "=== $preset"
-  if cmake --preset "$preset" -B "$directory" >"$directory.log" 2>&1; then
+  if cmake --preset "$preset" -B "$directory" -DPITH_TEST_ALL=$all >"$directory.log" 2>&1; then
     cmake --build "$directory" -j "$jobs" -- -k 0 || failed+=("$preset: build")
     ctest --test-dir "$directory" --output-on-failure -j "$jobs" "$@" 2>&1 | tee "$directory.log" || failed+=("$preset: tests")
     while IFS= read -r line; do not_run+=("$preset: $line"); done < <(sed -n 's/^[ \t]*[0-9]* - \(.*\) (Skipped)$/\1 (skipped itself)/p' "$directory.log")
@@ -61,7 +63,7 @@ else
       not_run+=("clang build (clang++-16 is not installed)")
     fi
   else
-    not_run+=("sanitizers for kernels alone, packed weights, files, policies in caches and emulated kernels (only with --all)" "clang build of the tests (only with --all)")
+    not_run+=("sanitizers for kernels alone, packed weights, files, policies and emulated kernels (only with --all)" "clang build of the tests, compile failures under clang, headers alone under g++, example 08_what_stays (only with --all)")
   fi
 fi
 
