@@ -7,10 +7,9 @@
 //
 // A class is a cache<Recipe> of its own, with its own pages and tables: one layer of one KV head for each (layer, KV head) that it serves.
 // By head, a head's attention is that of its class. By row, a head has rows in every class, and their partial results are merged by
-// log-sum-exp; the raw rows of a prefill chunk see each other as always.
-//
-// By row, attend takes one query token (prefill takes many), and windows, scores and truncate are not possible: a class does not know where
-// its rows stood among the others. Heads of a prefill run one after the other; those of attend go to the executor.
+// log-sum-exp; the raw rows of a prefill chunk see each other as always. Then attend takes one query token (prefill takes many), and windows,
+// scores and truncate are not possible: a class does not know where its rows stood among the others. Heads of a prefill run one after the
+// other; those of attend go to the executor.
 // Errors come back as statuses and nothing is added; pages that were reserved stay with the sequence. No call allocates after make().
 #pragma once
 
