@@ -3,14 +3,13 @@
 #include <algorithm>
 #include <vector>
 
-#include "laws/inputs.hpp"
-#include "pith/pith.hpp"
+#include "cpu/tailed_tile.hpp"
 #include "support/catch.hpp"
 
 namespace {
 
 using namespace pith;
-using pith_test::gaussian, pith_test::random_bits;
+using pith_test::gaussian, pith_test::random_bits, pith_test::tailed_tile;
 
 template <class T>
 std::vector<T> numbers(int kind, std::int64_t count, random_bits& random) {
@@ -28,25 +27,13 @@ std::vector<T> numbers(int kind, std::int64_t count, random_bits& random) {
 }
 
 template <class Tile>
-struct packed_tile {
-  using scalar = typename Tile::scalar;
-  std::vector<std::byte> bytes;
-
-  explicit packed_tile(std::vector<scalar> const& rows) : bytes(static_cast<std::size_t>(Tile::bytes + Tile::tail_bound + tail_padding)) {
-    std::int64_t const tail = Tile::encode(rows.data(), bytes.data(), bytes.data() + Tile::bytes);
-    tail_place::set_distance(bytes.data(), Tile::bytes);
-    bytes.resize(static_cast<std::size_t>(Tile::bytes + tail + tail_padding));
-  }
-};
-
-template <class Tile>
 int wrong_tiles() {
   using T = typename Tile::scalar;
   random_bits random(1);
   int wrong = 0;
   for (int kind = 0; kind < 6; ++kind) {
     auto const rows = numbers<T>(kind, Tile::count, random);
-    packed_tile<Tile> const right(rows);
+    tailed_tile<Tile> const right(rows);
     std::int64_t const stride = Tile::channels + 24;  // rows of a wider matrix
     std::vector<T> wide(static_cast<std::size_t>(32 * stride), T{0x1234});
     for (int t = 0; t < 32; ++t) std::copy_n(rows.begin() + t * Tile::channels, Tile::channels, wide.begin() + t * stride);
@@ -67,33 +54,11 @@ int wrong_tiles() {
   return wrong;
 }
 
-// dot or mix of M rows, over the pruned tile and over the raw one.
 template <class Tile, class Accuracy, int M>
 bool same_sums() {
-  using raw_tile = raw_form<Tile>;
   random_bits random(7);
   auto const rows = numbers<typename Tile::scalar>(3, Tile::count, random);
-  packed_tile<Tile> const tile(rows);
-  std::vector<float> floats(rows.size());
-  for (std::size_t i = 0; i < rows.size(); ++i) floats[i] = to_float(rows[i]);
-  alignas(64) std::byte raw_bytes[raw_tile::bytes];
-  raw_tile::encode(floats.data(), raw_bytes);
-  constexpr int in = Tile::used_for == use::dot ? Tile::channels : 32, out = Tile::used_for == use::dot ? 32 : Tile::channels;
-  alignas(64) float x[M][in];
-  std::vector<float> sparse(M * out), plain(M * out);
-  for (auto& row : x)
-    for (float& one : row) one = gaussian(random);
-  if constexpr (Tile::used_for == use::dot) {
-    using packed_dot = dot_kernel<Tile, Accuracy, M>;
-    static typename packed_dot::query q;
-    packed_dot::prepare(x[0], q);
-    packed_dot::run(tile.bytes.data(), q, sparse.data(), out);
-    dot_kernel<raw_tile, Accuracy, M>::run(raw_bytes, q, plain.data(), out);
-  } else {
-    mix_kernel<Tile, Accuracy, M>::run(tile.bytes.data(), x[0], in, sparse.data());
-    mix_kernel<raw_tile, Accuracy, M>::run(raw_bytes, x[0], in, plain.data());
-  }
-  return sparse == plain;
+  return pith_test::same_sums<Tile, Accuracy, M>(rows, random);
 }
 
 template <class T, int Channels, use Use>

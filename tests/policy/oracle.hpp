@@ -74,4 +74,10 @@ struct memory : std::vector<std::byte> {
   explicit memory(std::int64_t bytes) : std::vector<std::byte>(static_cast<std::size_t>(bytes)) {}
 };
 
+inline std::vector<std::int64_t> kept(std::vector<pith::slot_mark> const& of) {
+  std::vector<std::int64_t> out(of.size());
+  out.resize(static_cast<std::size_t>(pith::kept_slots(of, out)));
+  return out;
+}
+
 }  // namespace oracle

@@ -9,6 +9,7 @@
 #include "pith/policy/select_positional.hpp"
 #include "support/catch.hpp"
 
+using oracle::kept;
 using pith::chosen_slot;
 using pith::errc;
 using pith::free_slot;
@@ -25,12 +26,6 @@ marks protect(Protect const& by, std::size_t slots, pith::protect_input const& i
   marks of(slots, free_slot);
   REQUIRE(by.mark(of, in));
   return of;
-}
-
-list kept(marks const& of) {
-  list out(of.size());
-  out.resize(static_cast<std::size_t>(pith::kept_slots(of, out)));
-  return out;
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include "pith/policy/select_units.hpp"
 #include "support/catch.hpp"
 
+using oracle::kept;
 using oracle::shape;
 using oracle::shapes;
 using pith::chosen_slot;
@@ -25,12 +26,6 @@ using marks = std::vector<slot_mark>;
 marks top(std::vector<float> const& scores, marks of, std::int64_t count) {
   REQUIRE(pith::select_top(scores, of, count));
   return of;
-}
-
-list kept(marks const& of) {
-  list out(of.size());
-  out.resize(static_cast<std::size_t>(pith::kept_slots(of, out)));
-  return out;
 }
 
 }  // namespace

@@ -52,25 +52,22 @@ struct no_signal {
   }
 };
 
-struct all_attention {
+// Sums of p over the newest Rows query rows.
+template <std::int64_t Rows, std::int64_t Unscored>
+struct summed_attention {
   static constexpr stage kind = stage::signal;
-  static constexpr std::int64_t query_rows = all_rows, unscored = 0;
+  static constexpr std::int64_t query_rows = Rows, unscored = Unscored;
   status value(slot_statistics const& in, std::span<float> out) const { return signal_detail::copy(in.sum, out); }
 };
+
+struct all_attention : summed_attention<all_rows, 0> {};
 
 template <std::int64_t Rows = 32>
-struct window_attention {
-  static constexpr stage kind = stage::signal;
+struct window_attention : summed_attention<Rows, Rows> {
   static constexpr bool valid = Rows > 0;
-  static constexpr std::int64_t query_rows = Rows, unscored = Rows;
-  status value(slot_statistics const& in, std::span<float> out) const { return signal_detail::copy(in.sum, out); }
 };
 
-struct last_attention {
-  static constexpr stage kind = stage::signal;
-  static constexpr std::int64_t query_rows = 1, unscored = 0;
-  status value(slot_statistics const& in, std::span<float> out) const { return signal_detail::copy(in.sum, out); }
-};
+struct last_attention : summed_attention<1, 0> {};
 
 template <std::int64_t Rows = 32>
 struct window_mean_variance {
