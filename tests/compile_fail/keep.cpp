@@ -9,7 +9,7 @@
 #endif
 #include "pith/codec/integer.hpp"
 #include "pith/cpu/attention.hpp"
-#if PITH_WRONG != 1
+#if PITH_WRONG != 1 && PITH_WRONG != 12
 #include "pith/cpu/statistics_engine.hpp"
 #endif
 
@@ -24,6 +24,7 @@
 // expect 9: select_cache<A, B, ...>: what stays is chosen in one cache. Fix: leave out keep<...>, and use the recipe alone.
 // expect 10: policy<...>: best needs something to rank by. Fix: name a signal, say accumulated_attention; or select newest.
 // expect 11: kv_cache<...>: a slot is given twice. Fix: keep one of each kind.
+// expect 12: attention_statistics(): no second pass is included. Fix: #include "pith/cpu/statistics_engine.hpp".
 using namespace pith;
 using four_bits = int4<per_token<64>>;
 template <class Keep, class Keys = four_bits, class... Others>
@@ -56,6 +57,8 @@ using wrong = select_cache<recipe>;
 std::int64_t channels() { return wrong::key_channels; }
 #elif PITH_WRONG == 1
 std::int64_t one_page() { return recipe::page::bytes; }
+#elif PITH_WRONG == 12
+status attend(cache<recipe>& of, tensor_view<float const, 3> q, tensor_view<float, 3> out) { return of.attend({}, 0, q, out); }
 #else
 auto make_one() { return make<recipe>({.bytes = 1 << 20, .max_tokens = 100}); }
 #endif

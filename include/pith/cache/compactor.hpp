@@ -21,6 +21,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "pith/cache/head_packer.hpp"
@@ -65,7 +66,14 @@ class cache_compactor : public cache_writer<Recipe> {
     for_each_living(of.index, layer, head, [&](std::int64_t) { ++count; });
     return count;
   }
-  // The same, one by one; returns how many.
+  // Calls f(slot) for each of them, ascending. errors  as living
+  template <class F>
+  status for_each_survivor(sequence of, int layer, int head, F&& f) const {
+    if (status const ok = this->check_head(of, layer, head); !ok) return ok;
+    for_each_living(of.index, layer, head, f);
+    return {};
+  }
+  // Their slots and tokens; returns how many.
   // errors  as living; capacity_exceeded (`at` is how many): out holds the first ones
   result<std::int64_t> survivors(sequence of, int layer, int head, std::span<survivor> out) const {
     if (status const ok = this->check_head(of, layer, head); !ok) return ok;
@@ -179,26 +187,30 @@ class cache_compactor : public cache_writer<Recipe> {
                   "[pith] compact(): rows of a codec of variable rate are not compacted. Fix: a codec of fixed size, int8<per_token<64>>.");
   }
 
-  // Calls f(slot) for the living ones of slots [from, to).
+  // Calls f(slot) for the living ones of slots [from, to): 64 slots at a time, holes and pages that are gone masked out of the liveness
+  // bits.
   template <class F>
   void for_each_living(std::int64_t index, int layer, int head, std::int64_t from, std::int64_t to, F&& f) const {
     segment_source<Recipe> const source{store_, index, layer, head};
-    head_slots const slots = store_.slots_of(index, layer, head);
-    std::int64_t const in_pages = std::max(source.sealed_keys(), source.sealed_values());
+    std::span<slot_range const> const dead = store_.slots_of(index, layer, head).dead();
+    std::int64_t const pages_end = Recipe::first_tokens + std::max(source.sealed_keys(), source.sealed_values());
     std::int64_t seen = -1;  // page
     bool held = true;
-    for (std::int64_t slot = from; slot < to; ++slot) {
-      if constexpr (Recipe::has_liveness)
-        if (slot % 64 == 0 && source.live()[slot / 64] == 0) {  // what was compacted long ago
-          slot += 63;
-          continue;
-        }
-      if (std::int64_t const staged = slot - Recipe::first_tokens; staged >= in_pages)
-        held = true;
-      else if (staged >= 0 && staged / page::tokens != seen)
-        seen = staged / page::tokens, held = source.page_bytes(staged) != nullptr;
-      bool const lives = !Recipe::has_liveness || (source.live()[slot / 64] >> (slot % 64) & 1u) != 0;
-      if (held && lives && !slots.is_dead(slot)) f(slot);
+    auto const below = [](std::int64_t bits) {
+      return bits >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << std::max<std::int64_t>(bits, 0)) - 1;
+    };
+    for (std::int64_t base = from / 64 * 64; base < to; base += 64) {
+      std::uint64_t lives = below(to - base) & ~below(from - base);
+      if constexpr (Recipe::has_liveness) lives &= source.live()[base / 64];
+      if (lives == 0) continue;  // what was compacted long ago
+      for (slot_range const& hole : dead) lives &= ~(below(hole.end - base) & ~below(hole.begin - base));
+      for (std::int64_t slot = std::max<std::int64_t>(base, Recipe::first_tokens), end = std::min(base + 64, pages_end); slot < end;) {
+        std::int64_t const at = (slot - Recipe::first_tokens) / page::tokens, next = Recipe::first_tokens + (at + 1) * page::tokens;
+        if (at != seen) seen = at, held = source.page_bytes(at * page::tokens) != nullptr;
+        if (!held) lives &= ~(below(next - base) & ~below(slot - base));
+        slot = next;
+      }
+      for (; lives != 0; lives &= lives - 1) f(base + std::countr_zero(lives));
     }
   }
   template <class F>

@@ -246,17 +246,13 @@ requires(Recipe::keeps) class cache<Recipe> : public cache_keeper<Recipe> {
     if constexpr (needs::adds && needs::window_rows == 0) {
       std::int64_t const group = shape_.query_heads / shape_.kv_heads;
       if (q.extent[0] == 1 && group <= slot_scores::most_rows && options.scores.sum.data == nullptr) {
-        float* const sums = this->sums(of);
         counting.scores = {
-            .sum = {sums, {shape_.kv_heads, shape_.max_tokens}},
+            .sum = {this->sums(of), {shape_.kv_heads, shape_.max_tokens}},
             .logits = {keep_.template own<float>(of.index, keep_.of_sequence().logits), {shape_.kv_heads, group, shape_.max_tokens}},
             .decay = 0};
         if (status const ok = base::attend(of, layer, q, out, counting, run); !ok) return ok;
-        if (needs::reduction == group_reduction::mean)
-          for (std::int64_t h = 0; h < shape_.kv_heads; ++h)
-            for (std::int64_t slot = 0; slot < base::slots(of, layer); ++slot)
-              sums[h * shape_.max_tokens + slot] /= static_cast<float>(group);
-        if (status const ok = this->take_statistics(of, layer, 1); !ok) return ok;
+        float const factor = needs::reduction == group_reduction::mean ? 1 / static_cast<float>(group) : 1;
+        if (status const ok = this->take_statistics(of, layer, 1, factor); !ok) return ok;
         keep_.layer(of.index, layer).seen = base::length(of, layer);
         return {};
       }

@@ -121,17 +121,17 @@ class cache_observer : protected cache<unkept<Recipe>> {
     keep_.layer(of.index, layer).observed = state.step;
     return {};
   }
-  // Statistics that an engine wrote, [kv_head or query_head][slot].
-  status take_statistics(sequence of, int layer, std::int64_t rows) {
+  // Statistics that an engine wrote, [kv_head or query_head][slot], times `factor`.
+  status take_statistics(sequence of, int layer, std::int64_t rows, float factor = 1) {
     std::int64_t const lists = keep_.lists(), room = shape_.max_tokens;
     float* const all[] = {sums(of), keep_.template own<float>(of.index, keep_.of_sequence().second)};
     for (int h = 0; h < shape_.kv_heads; ++h) {
-      auto const living = survivors_of(of, layer, h);
+      std::int64_t const living = keep_.living(of.index, row_of(layer, h));
       for (int i = 0; i <= needs::squares; ++i)
-        for (std::int64_t list = 0; list < lists; ++list) {
+        for (std::int64_t list = 0; list < lists; ++list) {  // in place: no slot comes before its place
           float const* const from = all[i] + (h * lists + list) * room;
-          float* const to = all[i] + h * lists * room + list * static_cast<std::int64_t>(living.size());
-          for (std::size_t place = 0; place < living.size(); ++place) to[place] = from[living[place].slot];
+          float* to = all[i] + h * lists * room + list * living;
+          static_cast<void>(base::for_each_survivor(of, layer, h, [&](std::int64_t slot) { *to++ = factor * from[slot]; }));
         }
     }
     auto const part = [&](bool wanted, float* from) {

@@ -42,7 +42,7 @@ class cache : cache_compactor<Recipe> {
   using base::stored_values;
   using base::check_truncate;
   using base::living;          // see cache/compactor.hpp for these
-  using base::survivors, base::read_rows, base::compact, base::merge_scratch_bytes;
+  using base::survivors, base::for_each_survivor, base::read_rows, base::compact, base::merge_scratch_bytes;
   using base::identity;
   using base::shape;
   using base::memory;

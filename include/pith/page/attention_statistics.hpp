@@ -24,6 +24,7 @@
 #include <cstdint>
 #include <limits>
 #include <span>
+#include <type_traits>
 
 #include "pith/page/query_rows.hpp"
 
@@ -116,7 +117,11 @@ struct weighed_rows {
 //   or
 //                                                                          of all heads where View::heads_together
 template <class Backend, class Page, class Accuracy>
-struct statistics_engine;
+struct statistics_engine {
+  static_assert(!std::is_same_v<Page, Page>,
+                "[pith] attention_statistics(): no second pass is included. Fix: #include \"pith/cpu/statistics_engine.hpp\".");
+  static constexpr std::int64_t range_slots = 1;  // the sentence speaks alone
+};
 
 // One call for one sequence.
 template <class View, storage_scalar Q>

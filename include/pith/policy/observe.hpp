@@ -109,7 +109,9 @@ status observe(Policy const& policy, policy_rows const& at, policy_statistics co
       }
       map::finish(mapped.first(slots), lists);
       if (!keep) {
-        for (std::size_t slot = 0; slot < slots; ++slot)
+        unsigned wrong = 0;
+        for (std::size_t slot = 0; slot < slots; ++slot) wrong |= static_cast<unsigned>(is_nan(mapped[slot]));
+        for (std::size_t slot = 0; wrong != 0 && slot < slots; ++slot)
           if (is_nan(mapped[slot])) return {errc::not_finite, at.offset[static_cast<std::size_t>(first)] + static_cast<std::int64_t>(slot)};
         continue;
       }

@@ -31,15 +31,18 @@ struct ranked_slot {
 
 // Unsigned numbers in the order of the floats.
 constexpr std::uint32_t ordered_bits(float x) {
-  std::uint32_t const bits = float_bits(x);
-  if (bits == 0x80000000u) return 0x80000000u;  // -0 is 0
-  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+  std::uint32_t bits = float_bits(x);
+  bits = bits == 0x80000000u ? 0 : bits;  // -0 is 0
+  return bits ^ ((0u - (bits >> 31)) | 0x80000000u);
 }
 
 // errors  not_finite: the score of a free slot is NaN; `at` is the slot. Others are not looked at.
 inline status check_scores(std::span<float const> scores, std::span<slot_mark const> marks) {
   if (scores.size() != marks.size()) return {errc::shape_mismatch, static_cast<std::int64_t>(scores.size())};
+  unsigned wrong = 0;  // looked for only if there is one
   for (std::size_t slot = 0; slot < scores.size(); ++slot)
+    wrong |= static_cast<unsigned>(marks[slot] == free_slot) & static_cast<unsigned>(is_nan(scores[slot]));
+  for (std::size_t slot = 0; wrong != 0 && slot < scores.size(); ++slot)
     if (marks[slot] == free_slot && is_nan(scores[slot])) return {errc::not_finite, static_cast<std::int64_t>(slot)};
   return {};
 }
@@ -68,10 +71,12 @@ inline std::int64_t rank_slots(std::span<float const> scores, std::span<slot_mar
 
 // The kept slots, strictly increasing; how many. `out` has room for a number of each slot.
 inline std::int64_t kept_slots(std::span<slot_mark const> marks, std::span<std::int64_t> out) {
-  std::int64_t count = 0;
-  for (std::size_t slot = 0; slot < marks.size(); ++slot)
-    if (marks[slot] != free_slot) out[static_cast<std::size_t>(count++)] = static_cast<std::int64_t>(slot);
-  return count;
+  std::size_t count = 0;
+  for (std::size_t slot = 0; slot < marks.size(); ++slot) {
+    out[count] = static_cast<std::int64_t>(slot);  // no branch: the next one overwrites it
+    count += marks[slot] != free_slot;
+  }
+  return static_cast<std::int64_t>(count);
 }
 
 }  // namespace pith

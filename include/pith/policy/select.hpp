@@ -25,11 +25,32 @@ namespace pith {
 
 constexpr std::int64_t select_scratch_bytes(std::int64_t slots) { return lent_memory::bytes<ranked_slot>(slots); }
 
+namespace select_detail {
+
+// The worst free slot: the lowest score, the oldest of ties. There is one.
+inline std::size_t worst_free(std::span<float const> scores, std::span<slot_mark const> marks) {
+  std::uint32_t lowest = 0xffffffffu;
+  for (std::size_t slot = 0; slot < scores.size(); ++slot)
+    lowest = std::min(lowest, marks[slot] == free_slot ? ordered_bits(scores[slot]) : 0xffffffffu);  // infinity's bits are less
+  std::size_t slot = 0;
+  while (marks[slot] != free_slot || ordered_bits(scores[slot]) != lowest) ++slot;
+  return slot;
+}
+
+}  // namespace select_detail
+
 inline status select_top(std::span<float const> scores, std::span<slot_mark> marks, std::int64_t count) {
   if (status const ok = check_scores(scores, marks); !ok) return ok;
   if (count <= 0) return {};
-  if (count >= free_slots(marks)) {
+  std::int64_t const losers = free_slots(marks) - count;
+  if (losers <= 2) {  // one pass a loser is less than the bound's three: policies that drop a slot each step
+    std::size_t worst[2] = {};
+    for (std::int64_t i = 0; i < losers; ++i) {
+      worst[i] = select_detail::worst_free(scores, marks);
+      marks[worst[i]] = passed_slot;
+    }
     std::replace(marks.begin(), marks.end(), free_slot, chosen_slot);
+    for (std::int64_t i = 0; i < losers; ++i) marks[worst[i]] = free_slot;
     return {};
   }
   rank_bound bound = bound_of_best([&](auto f) { for_each_free(scores, marks, f); }, count);
