@@ -11,6 +11,9 @@
 // becomes ln sum_i e^bias_i. So m equal rows leave attention as it was, and a slot that stands for all losers of a head is any one of them
 // into which the others go. Without side<bias> a merged row counts as one.
 //
+// With `next` a loser's value goes to several survivors, its key and bias to none:  value_j += w_i value_i  for the next `next` that stay,
+// from into[i] on. Rows that something goes into are written anew as merged ones are, their keys with them.
+//
 // Rule E1  What is sealed and kept is encoded anew at most once in its life: raw, float8 and per_token rows never are, they move as they
 // are
 //          stored. Merged rows are new numbers, and are encoded once more each time.
@@ -23,6 +26,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <utility>
 
 #include "pith/cache/head_packer.hpp"
 #include "pith/cache/writer.hpp"
@@ -41,6 +45,7 @@ struct merge_plan {
   std::span<std::int64_t const> into;      // i: stays; j: goes into survivor j, which stays; or dropped
   std::span<float const> weights;          // finite; of a survivor into which nothing goes it does not matter
   std::span<float const> value_weights{};  // empty: the same
+  std::int64_t next = 0;                   // above 0: the weights are of losers' values, and what stays keeps all of itself
 
   std::span<float const> of_values() const { return value_weights.empty() ? weights : value_weights; }
 };
@@ -174,7 +179,7 @@ class cache_compactor : public cache_writer<Recipe> {
     std::int64_t slot;
     double mass;  // ln sum e^bias
     float *key, *value;
-    bool any;
+    bool any, any_value;
   };
   struct merge_state {
     std::span<place> places;
@@ -242,6 +247,7 @@ class cache_compactor : public cache_writer<Recipe> {
     for_each_living(index, layer, head, [&](std::int64_t) { ++living; });
     if (static_cast<std::int64_t>(count) != living || plan.weights.size() != count || plan.of_values().size() != count)
       return {errc::shape_mismatch, living};
+    if (plan.next < 0) return {errc::out_of_range, -1};
     for (std::size_t i = 0; i < count; ++i) {
       std::int64_t const to = plan.into[i];
       if (to < merge_plan::dropped || to >= living || (to >= 0 && plan.into[static_cast<std::size_t>(to)] != to))
@@ -260,8 +266,8 @@ class cache_compactor : public cache_writer<Recipe> {
     std::size_t i = 0;
     for_each_living(index, layer, head, [&](std::int64_t slot) { all.places[i++] = {slot, -1}; });
     for (i = 0; i < count; ++i)
-      if (std::int64_t const to = plan.into[i]; to >= 0 && to != static_cast<std::int64_t>(i))
-        all.places[static_cast<std::size_t>(to)].row = 0;
+      if (plan.into[i] >= 0 && plan.into[i] != static_cast<std::int64_t>(i))
+        for_each_taker(plan, i, [&](std::size_t j) { all.places[j].row = 0; });
     std::int64_t targets = 0;
     for (i = 0; i < count; ++i)
       if (all.places[i].row == 0) {
@@ -277,12 +283,22 @@ class cache_compactor : public cache_writer<Recipe> {
     for (i = 0; i < count; ++i) {
       if (all.places[i].row < 0) continue;
       merged_row& row = all.rows[static_cast<std::size_t>(all.places[i].row)];
-      row = {all.places[i].slot, 0, numbers, numbers + Recipe::key_channels, false};
+      row = {all.places[i].slot, 0, numbers, numbers + Recipe::key_channels, false, false};
       numbers += Recipe::key_channels + Recipe::value_channels;
       if (is_sealed(index, layer, row.slot)) all.sealed[sealed++] = {row.slot, row.key, row.value};
     }
     all.sealed = all.sealed.first(sealed);
     return {};
+  }
+
+  // f(survivor) for those that loser i goes into.
+  template <class F>
+  static void for_each_taker(merge_plan const& plan, std::size_t i, F&& f) {
+    auto to = static_cast<std::size_t>(plan.into[i]);
+    if (plan.next == 0) return f(to);
+    if (plan.of_values()[i] == 0) return;
+    for (std::int64_t left = plan.next; left > 0 && to < plan.into.size(); ++to)
+      if (plan.into[to] == static_cast<std::int64_t>(to)) f(to), --left;
   }
 
   void accumulate(std::int64_t index, int layer, int head, merge_plan const& plan, merge_state const& all) const {
@@ -292,11 +308,21 @@ class cache_compactor : public cache_writer<Recipe> {
     };
     for (std::size_t i = 0; i < plan.into.size(); ++i) {
       if (plan.into[i] < 0) continue;
-      std::int64_t const at = all.places[static_cast<std::size_t>(plan.into[i])].row, slot = all.places[i].slot;
+      std::int64_t const slot = all.places[i].slot;
+      bool const stays = plan.into[i] == static_cast<std::int64_t>(i);
+      if (plan.next > 0 && !stays) {
+        for_each_taker(plan, i, [&](std::size_t j) {
+          merged_row& to = all.rows[static_cast<std::size_t>(all.places[j].row)];
+          add(to.value, plan.of_values()[i], rows.value(slot), Recipe::value_channels, std::exchange(to.any_value, true));
+        });
+        continue;
+      }
+      std::int64_t const at = all.places[static_cast<std::size_t>(plan.into[i])].row;
       if (at < 0) continue;
       merged_row& to = all.rows[static_cast<std::size_t>(at)];
-      add(to.key, plan.weights[i], rows.key(slot), Recipe::key_channels, to.any);
-      add(to.value, plan.of_values()[i], rows.value(slot), Recipe::value_channels, to.any);
+      bool const whole = plan.next > 0;
+      add(to.key, whole ? 1.0f : plan.weights[i], rows.key(slot), Recipe::key_channels, to.any);
+      add(to.value, whole ? 1.0f : plan.of_values()[i], rows.value(slot), Recipe::value_channels, std::exchange(to.any_value, true));
       if constexpr (Recipe::has_bias) {
         double const bias = static_cast<double>(store_.biases_of(index, layer, head)[slot]);
         double const most = std::max(to.mass, bias), least = std::min(to.mass, bias);
