@@ -14,8 +14,8 @@
 #endif
 
 // expect 1: keep<...>: caches that choose what stays are in a header of their own. Fix: #include "pith/cache/keep.hpp".
-// expect 2: keep<...>: the cache's keys are rotated for their positions already. Fix: leave reindexed and edit_shift out.
-// expect 3: keep<...>: a cache drops, merges or compensates. Fix: drop; to retrieve,
+// expect 2: keep<...>: the cache's keys are rotated for their positions already. Fix: leave reindexed, clamped_distance and
+// expect 3: keep<...>: a cache drops, merges, spreads or compensates. Fix: drop; to retrieve,
 // expect 4: keep<...>: on_drift compares queries that the cache does not keep. Fix: every<16>.
 // expect 5: keep<...>: scores come layer by layer, and a map over the model needs all at once. Fix: mean_over_layer.
 // expect 6: keep<...>: NaN cannot be ranked. Fix: non_finite<nan_policy::saturate>.
@@ -25,6 +25,11 @@
 // expect 10: policy<...>: best needs something to rank by. Fix: name a signal, say accumulated_attention; or select newest.
 // expect 11: kv_cache<...>: a slot is given twice. Fix: keep one of each kind.
 // expect 12: attention_statistics(): no second pass is included. Fix: #include "pith/cpu/statistics_engine.hpp".
+// expect 13: keep<...>: weighted_attention weighs query rows by keys seen, of which heads may hold different numbers.
+// expect 14: keep<...>: best_twice weighs slots by the model's output projection, which the cache does not know.
+// expect 15: keep<...>: the cache's keys are rotated for their positions already.
+// expect 16: keep<...>: global_and_window_attention is two sums, and the cache makes one.
+// expect 17: keep<...>: best_runs and own_run ask for all keys when it is decided, and the cache reads those of rows that lose.
 using namespace pith;
 using four_bits = int4<per_token<64>>;
 template <class Keep, class Keys = four_bits, class... Others>
@@ -48,6 +53,16 @@ struct recipe : cache_with<keep<recipes::razor_attention<>>, four_bits, raw<last
 struct recipe : cache_with<keep<top<64>>> {};
 #elif PITH_WRONG == 11
 struct recipe : cache_with<keep<recipes::h2o<>>, four_bits, keep<recipes::snapkv<>>> {};
+#elif PITH_WRONG == 13
+struct recipe : cache_with<keep<weighted_attention<8>, protect<window<8>>>> {};
+#elif PITH_WRONG == 14
+struct recipe : cache_with<keep<recipes::critical_kv<>>> {};
+#elif PITH_WRONG == 15
+struct recipe : cache_with<keep<recipes::lm_infinite<>>> {};
+#elif PITH_WRONG == 16
+struct recipe : cache_with<keep<recipes::ems<>>> {};
+#elif PITH_WRONG == 17
+struct recipe : cache_with<keep<recipes::kv_merger<>>> {};
 #else
 struct recipe : cache_with<keep<recipes::h2o<>>> {};
 #endif

@@ -10,10 +10,15 @@
 // expect 7: best_of_all: all rows are ranked together, so there is nothing to split. Fix: leave the layer and head splits out.
 // expect 8: ladder_steps<...>: it keeps its own sinks, and equally many slots everywhere. Fix: leave protect and splits out.
 // expect 9: policy<...>: a map over the layer or the model gives all heads the same slots, a head split different ones.
-// expect 10: merge<Route, by_similarity>: only most_similar knows the similarity; demote<Bits>: 1 to 16 bits.
+// expect 10: merge<Route, by_similarity>: only most_similar knows the similarity; demote<Bits>: 1 to 16 bits;
 // expect 11: protect<...>: every argument is a class of slots. Fix: sinks<4>, recent<64>,
 // expect 12: capacity<N>, growing_capacity<N, Every>: N >= 0 and Every > 0. Fix: capacity<1024>.
 // expect 13: policy<...>: every argument is a stage, or a bundle of stages.
+// expect 14: clamped_distance<Limit>: Limit >= 0. Fix: clamped_distance<4096>.
+// expect 15: window_attention<Rows>, weighted_attention<Rows>: at least 1 row,
+// expect 16: spread<Next>, by_score: they ask for scores, which newest and ladder_steps do not make.
+// expect 17: spread<Next>, by_score: they ask for scores, which newest and ladder_steps do not make.
+// expect 18: merge<Route, by_similarity>: only most_similar knows the similarity; demote<Bits>: 1 to 16 bits; spread<Next>: Next > 0.
 using namespace pith;
 
 #if PITH_WRONG == 1
@@ -42,6 +47,16 @@ using wrong = policy<all_attention, protect<sinks<4>, capacity<5>>>;
 using wrong = policy<all_attention, capacity<-1>>;
 #elif PITH_WRONG == 13
 using wrong = policy<all_attention, recent<64>>;  // not inside protect<...>
+#elif PITH_WRONG == 14
+using wrong = policy<newest, clamped_distance<-1>>;
+#elif PITH_WRONG == 15
+using wrong = policy<weighted_attention<0>>;
+#elif PITH_WRONG == 16
+using wrong = policy<newest, spread<8>>;
+#elif PITH_WRONG == 17
+using wrong = policy<best, merge<nearest_kept, by_score>>;
+#elif PITH_WRONG == 18
+using wrong = policy<all_attention, spread<0>>;
 #else
 using wrong = policy<reindexed, best, protect<recent<64>, sinks<4>>, max_pool<7>, window_attention<32>, capacity<512>, pooled_heads>;
 #endif

@@ -246,6 +246,9 @@ TEST_CASE("law: every recipe leaves what fits as it is", "[policy][property]") {
   check_identity<pith::recipes::d2o<>>();
   check_identity<pith::recipes::elastic_cache<>>();
   check_identity<pith::recipes::quest<>>();
+  check_identity<pith::recipes::finch<>>();
+  check_identity<pith::recipes::attendre_lfa<>>();
+  check_identity<pith::recipes::lm_infinite<>>();
 }
 
 TEST_CASE("law: targets are kept slots, weights are means, tokens are conserved", "[policy][property]") {

@@ -52,6 +52,60 @@ TEST_CASE("position fixes: original, dense, shifted behind an edit", "[policy][p
   CHECK(out == list(4, -7));
 }
 
+TEST_CASE("clamped_distance: the cap, nothing below it, and once more is the same", "[policy][position]") {
+  list const old{0, 3, 4, 9};
+  CHECK(fixed(pith::clamped_distance<5>{}, old) == list{4, 4, 4, 9});
+  CHECK(fixed(pith::clamped_distance<6>{}, old) == list{3, 3, 4, 9});
+  CHECK(fixed(pith::clamped_distance<0>{}, old) == list{9, 9, 9, 9});
+  for (std::int64_t const limit : {9, 10, 1000}) CHECK(fixed(pith::clamped_distance<>{limit}, old) == old);  // T <= cap: keep_original
+  CHECK(fixed(pith::clamped_distance<>{std::numeric_limits<std::int64_t>::max()}, old) == old);
+  CHECK(fixed(pith::clamped_distance<5>{}, {}).empty());
+  list out(4, -7);
+  CHECK(pith::clamped_distance<>{-1}.fix(old, out) == status{errc::out_of_range, -1});
+  CHECK(out == list(4, -7));
+
+  // Decision after decision, from clamped positions, is one decision from the first positions.
+  std::mt19937 random(51);
+  pith::clamped_distance<16> const by;
+  for (int trial = 0; trial < 30; ++trial) {
+    list first, moved;
+    std::int64_t newest = -1;
+    for (int step = 0; step < 20; ++step) {
+      for (std::int64_t more = random() % 4; more >= 0; --more) first.push_back(newest += 1 + random() % 3), moved.push_back(newest);
+      moved = fixed(by, moved);
+      CHECK(moved == fixed(by, first));
+      if (std::size_t const gone = random() % first.size(); gone + 1 < first.size())
+        first.erase(first.begin() + static_cast<std::ptrdiff_t>(gone)), moved.erase(moved.begin() + static_cast<std::ptrdiff_t>(gone));
+    }
+  }
+}
+
+TEST_CASE("clamped_distance: a query sees each key at distance min(true, limit)", "[policy][position]") {
+  std::mt19937 random(52);
+  pith::rope const by{8};
+  for (std::int64_t const limit : {0, 1, 7, 40, 1000}) {
+    list old;
+    for (std::int64_t s = 0, at = 0; s < 30; ++s) old.push_back(at += 1 + random() % 4);
+    std::vector<float> keys, seen;
+    row const query = random_row(random, 8);
+    for (std::size_t s = 0; s < old.size(); ++s) {
+      row key = random_row(random, 8), near = query;
+      REQUIRE(by.rotate(near, std::min(old.back() - old[s], limit)));  // the query's distance to a key at position 0
+      seen.push_back(static_cast<float>(dot(near, key)));
+      REQUIRE(by.rotate(key, old[s]));  // as it is stored
+      keys.insert(keys.end(), key.begin(), key.end());
+    }
+    list const now = fixed(pith::clamped_distance<>{limit}, old);
+    CHECK(std::is_sorted(now.begin(), now.end()));
+    REQUIRE(by.move(keys, 8, old, now));
+    row at_newest = query;
+    REQUIRE(by.rotate(at_newest, old.back()));
+    for (std::size_t s = 0; s < old.size(); ++s)
+      CHECK(dot(at_newest, row(keys.begin() + static_cast<std::ptrdiff_t>(8 * s), keys.begin() + static_cast<std::ptrdiff_t>(8 * s + 8))) ==
+            Approx(seen[s]).margin(2e-5));
+  }
+}
+
 TEST_CASE("rope: rotations add up, keep lengths, and attention sees differences of positions only", "[policy][position]") {
   std::mt19937 random(50);
   std::vector<double> const yarn{1.0, 0.3, 0.01, 0.002};

@@ -15,7 +15,7 @@ struct world {
 
   std::int64_t layers, kv_heads, group, channels = 4, rows_of_statistics = 0;
   list offset, length;
-  std::vector<float> sum, square_sum, maximum, given, keys, bias;  // statistics [row][list][slot]
+  std::vector<float> sum, square_sum, maximum, given, weighted_sum, keys, bias;  // statistics [row][list][slot]
   std::vector<std::uint8_t> mask, pins;
   list positions;
   std::vector<double> per_layer, head_table;
@@ -34,7 +34,7 @@ struct world {
     std::int64_t at = 3;  // the first row begins behind a gap
     for (std::int64_t const n : length) offset.push_back(at), at += n + static_cast<std::int64_t>(random() % 3);
     auto const all = static_cast<std::size_t>(at), lists = static_cast<std::size_t>(group);
-    for (auto* statistic : {&sum, &square_sum, &maximum, &given}) statistic->assign(all * lists, NAN);  // gaps hold garbage
+    for (auto* statistic : {&sum, &square_sum, &maximum, &given, &weighted_sum}) statistic->assign(all * lists, NAN);  // gaps hold garbage
     for (auto* of : {&keys, &bias, &score, &weight, &bias_out})
       of->assign(all * (of == &keys ? static_cast<std::size_t>(channels) : 1), NAN);
     mask.assign(all, 0), pins.assign(all, 0), positions.assign(all, -1), history.assign(all * 8, ~std::uint64_t{0});
@@ -66,7 +66,7 @@ struct world {
   std::int64_t rows() const { return layers * kv_heads; }
   pith::policy_rows where() const { return {layers, kv_heads, offset, length}; }
   pith::policy_statistics statistics() const {
-    return {sum, square_sum, maximum, given, group, rows_of_statistics, length.empty() ? 0 : length[0]};
+    return {sum, square_sum, maximum, given, group, rows_of_statistics, length.empty() ? 0 : length[0], weighted_sum};
   }
   pith::policy_input input() const {
     pith::policy_input in;
@@ -106,7 +106,7 @@ struct world {
   void make_statistics(std::mt19937& random, std::size_t r, std::size_t q, std::int64_t window, bool peaked) {
     auto const slots = static_cast<std::size_t>(length[r]);
     std::size_t const at = static_cast<std::size_t>(group * offset[r]) + q * slots;
-    std::vector<double> total(slots, 0.0), squares(slots, 0.0), most(slots, 0.0);
+    std::vector<double> total(slots, 0.0), squares(slots, 0.0), most(slots, 0.0), weighted(slots, 0.0);
     for (std::int64_t i = 0; i < window; ++i) {
       std::int64_t const visible = std::max<std::int64_t>(length[r] - window + i + 1, 0);
       std::vector<double> p(slots, 0.0);
@@ -118,10 +118,12 @@ struct world {
       for (std::size_t s = 0; s < slots; ++s) {
         p[s] = all > 0 ? p[s] / all : 0;
         total[s] += p[s], squares[s] += p[s] * p[s], most[s] = std::max(most[s], p[s]);
+        weighted[s] += static_cast<double>(visible) * p[s];
       }
       probabilities[r * static_cast<std::size_t>(group) + q].push_back(p);
     }
     for (std::size_t s = 0; s < slots; ++s) {
+      weighted_sum[at + s] = static_cast<float>(weighted[s]);
       sum[at + s] = static_cast<float>(total[s]), square_sum[at + s] = static_cast<float>(squares[s]);
       maximum[at + s] = static_cast<float>(most[s]), given[at + s] = static_cast<float>(random() % 100) / 50.0f - 1.0f;
     }

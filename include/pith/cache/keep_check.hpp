@@ -29,6 +29,11 @@ inline constexpr bool by_keys = false;
 template <class Route, class Weight>
 inline constexpr bool by_keys<merge<Route, Weight>> = std::is_same_v<Route, most_similar> || std::is_same_v<Weight, by_distance>;
 
+template <class Dispose>
+inline constexpr bool by_runs = false;
+template <class Weight>
+inline constexpr bool by_runs<merge<own_run, Weight>> = true;
+
 template <class Protect>
 inline constexpr bool names_slots = false;
 template <class... Classes>
@@ -83,9 +88,14 @@ struct keep_traits {
 
   static constexpr bool layer_split = !std::is_same_v<type<stage::layer_split>, no_layer_split>;
   static constexpr bool whole_model = layer_split || select::by == chooses::over_all_rows || select::by == chooses::by_ladder;
-  static constexpr bool compensates = losers == fate::compensated, merges = losers == fate::merged || compensates;
+  static constexpr bool compensates = losers == fate::compensated, spreads = losers == fate::spread;
+  static constexpr bool biased = losers == fate::merged || compensates, merges = biased || spreads;
   static constexpr bool by_keys = keep_detail::by_keys<type<stage::dispose>>;
   static constexpr bool names_slots = keep_detail::names_slots<type<stage::protect>>;
+  static constexpr bool weighs_rows = requires { signal::weighs_rows; };
+  static constexpr bool weighs_values = requires { select::weighs; };
+  static constexpr bool has_two_sums = requires { signal::has_two_sums; };
+  static constexpr bool by_runs = keep_detail::by_runs<type<stage::dispose>> || std::is_same_v<select, best_runs>;
   static constexpr bool by_chance = std::is_same_v<select, chance>;
 };
 
@@ -93,7 +103,7 @@ template <class... Stages>
 struct keep_needs<keep<Stages...>> {
   static constexpr bool keeps = true;
   using policy = typename keep<Stages...>::type;
-  static constexpr bool biases = keep_traits<policy>::merges;
+  static constexpr bool biases = keep_traits<policy>::biased;
 };
 
 // True if nothing is wrong.
@@ -106,13 +116,36 @@ consteval bool check_keep() {
   constexpr bool rows_alone = rows_move<typename page::key_tile> && rows_move<typename page::value_tile>;
   if constexpr (!stays) {
     static_assert(stays,
-                  "[pith] keep<...>: the cache's keys are rotated for their positions already. Fix: leave reindexed and edit_shift out.");
+                  "[pith] keep<...>: the cache's keys are rotated for their positions already. Fix: leave reindexed, clamped_distance and "
+                  "edit_shift out.");
     return false;
   } else if constexpr (!possible) {
+    static_assert(possible,
+                  "[pith] keep<...>: a cache drops, merges, spreads or compensates. Fix: drop; to retrieve, decide() beside the cache and "
+                  "attend_among() "
+                  "the slots that it keeps.");
+    return false;
+  } else if constexpr (needs::weighs_rows) {
+    static_assert(!needs::weighs_rows,
+                  "[pith] keep<...>: weighted_attention weighs query rows by keys seen, of which heads may hold different numbers. Fix: "
+                  "window_attention<32>, or observe() and decide() beside the cache.");
+    return false;
+  } else if constexpr (needs::weighs_values) {
+    static_assert(!needs::weighs_values,
+                  "[pith] keep<...>: best_twice weighs slots by the model's output projection, which the cache does not know. Fix: best, "
+                  "or decide() beside the cache.");
+    return false;
+  } else if constexpr (needs::has_two_sums) {
     static_assert(
-        possible,
-        "[pith] keep<...>: a cache drops, merges or compensates. Fix: drop; to retrieve, decide() beside the cache and attend_among() "
-        "the slots that it keeps.");
+        !needs::has_two_sums,
+        "[pith] keep<...>: global_and_window_attention is two sums, and the cache makes one. Fix: all_attention, window_attention<32>, "
+        "or observe() and decide() beside the cache.");
+    return false;
+  } else if constexpr (needs::by_runs) {
+    static_assert(
+        !needs::by_runs,
+        "[pith] keep<...>: best_runs and own_run ask for all keys when it is decided, and the cache reads those of rows that lose. "
+        "Fix: merge<most_similar>, or decide() beside the cache.");
     return false;
   } else if constexpr (std::is_same_v<typename needs::trigger, on_drift>) {
     static_assert(!std::is_same_v<typename needs::trigger, on_drift>,

@@ -21,7 +21,7 @@ struct keep_input {
   std::span<std::uint8_t const> mask{}, pins{};  // [token], shorter ones are zero behind: masked_slots, pinned_slots
   layer_statistics layers{};                     // for splits that ask for them
   std::span<double const> head_table{};          // [layer * kv_heads + head]
-  std::uint64_t seed = 0;                        // chance
+  std::uint64_t seed = 0;                        // chance, spread
 };
 
 struct keep_layer {

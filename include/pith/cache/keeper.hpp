@@ -8,8 +8,8 @@
 //
 // Rule K1  Rows are survivors, in order: what was dropped is never ranked again, and budgets count living slots of each (layer, KV head).
 // Rule K2  A row that fits is left alone, bit for bit.
-// Rule K3  What leaves a row is masked, or merged; then the row is compacted if that gives back `least_pages`. A row whose pages a fork
-//          shares is copied; where there are no pages for that, it stays masked, is reported, and is compacted by a later decision.
+// Rule K3  What leaves a row is masked, merged or spread; then the row is compacted if that gives back `least_pages`. A row whose pages a
+//         fork shares is copied; where there are no pages for that, it stays masked, is reported, and is compacted by a later decision.
 // Rule K4  A compensating row keeps one more slot than its capacity: the newest of its losers, which stands for all of them.
 //
 // errors  those of observe() and decide() of the policy, and of compact() where rows are merged. Decisions go layer by layer (all layers at
@@ -218,23 +218,30 @@ class cache_keeper : public cache_observer<Recipe> {
                into = keep_.template work<std::int64_t>(at.into, length);
     auto const weight = keep_.template work<float>(at.weight, length), bias = keep_.template work<float>(at.bias, length);
     auto const keys = keep_.template work<float>(at.keys, needs::by_keys ? length * Recipe::key_channels : 0);
-    float const* const biases = base::memory().biases_of(of.index, layer, head);
-    for (std::size_t i = 0; i < living.size(); ++i) tokens[i] = living[i].token, bias[i] = biases[living[i].slot];
+    for (std::size_t i = 0; i < living.size(); ++i) tokens[i] = living[i].token;
+    if constexpr (needs::biased)
+      for (std::size_t i = 0; i < living.size(); ++i) bias[i] = base::memory().biases_of(of.index, layer, head)[living[i].slot];
     if constexpr (needs::by_keys)
       if (status const ok = base::read_rows(of, layer, head, living, keys, {}); !ok) return ok;
     auto const scratch = keep_.template work<std::byte>(
         at.merging, pith::cache_compactor<unkept<Recipe>>::merge_scratch_bytes(shape_.max_tokens, shape_.max_tokens) +
                         pith::merge_scratch_bytes(shape_.max_tokens + 1));
-    dispose_input const in{marks, keys, Recipe::key_channels, tokens, bias};
+    dispose_input in{marks, keys, Recipe::key_channels, tokens, needs::biased ? bias : std::span<float>{}};
+    if constexpr (needs::ranks) in.scores = keep_.scores(of.index, row_of(layer, head), 1).score.first(living.size());
+    in.seed = keep_.state(of.index).given.seed, in.row = row_of(layer, head), in.births = tokens;
     if (status const ok = policy_.template at<stage::dispose>().route(in, target, weight, scratch); !ok) return ok;
     std::int64_t host = -1;
     if constexpr (needs::compensates) host = std::find(marks.rbegin(), marks.rend(), free_slot).base() - marks.begin() - 1;
+    merge_plan plan{into, weight};
+    if constexpr (needs::spreads) plan.next = policy_.template at<stage::dispose>().next;
     std::int64_t merged = 0, dropped = 0;
     for (std::size_t i = 0; i < into.size(); ++i) {
-      into[i] = target[i] == no_target ? merge_plan::dropped : target[i] == count ? host : kept[static_cast<std::size_t>(target[i])];
+      into[i] = target[i] == no_target || (needs::spreads && weight[i] == 0) ? merge_plan::dropped
+                : target[i] == count                                         ? host
+                                                                             : kept[static_cast<std::size_t>(target[i])];
       merged += into[i] >= 0 && into[i] != static_cast<std::int64_t>(i), dropped += into[i] < 0;
     }
-    if (status const ok = base::compact(of, layer, head, {into, weight}, scratch).error(); !ok) return ok;
+    if (status const ok = base::compact(of, layer, head, plan, scratch).error(); !ok) return ok;
     report.merged += merged, report.dropped += dropped;
     if constexpr (needs::compensates) {
       auto const behind = std::upper_bound(kept.begin(), kept.begin() + count, host);

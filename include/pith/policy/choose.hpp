@@ -7,6 +7,8 @@
 //   mass              the fewest whose scores sum to `part` of all
 //   chance            each with probability clamp(score, 0, 1)
 //   best_units<N>     whole pages or chunks of N slots                      Quest, ChunkKV (mean), WindowKV (best half)
+//   best_twice        `first` of the room by score, the rest by (score + epsilon) x weight    CriticalKV
+//   best_runs         `heavy` of the room by score; of the others one slot of each run of alike neighbours   KVMerger
 //   best_of_all       one ranking over all rows, `floor` in each first      KVzip
 //   ladder_steps<S>   LaCache, see select_positional.hpp; the room is the row's capacity, sinks are its own
 //
@@ -15,18 +17,23 @@
 
 #include "pith/policy/select_pooled.hpp"
 #include "pith/policy/select_positional.hpp"
+#include "pith/policy/select_runs.hpp"
 #include "pith/policy/select_units.hpp"
+#include "pith/policy/select_weighted.hpp"
 #include "pith/policy/stage.hpp"
 
 namespace pith {
 
-// One row. `seed`, `row` and `births` are for chance.
+// One row. `seed`, `row` and `births` are for chance, `weights` [slot] for best_twice, `keys` [slot][channels] for best_runs.
 struct choose_input {
   std::span<float const> scores;
   std::int64_t room = 0;
   std::uint64_t seed = 0;
   std::int64_t row = 0;
   std::span<std::int64_t const> births{};
+  std::span<float const> weights{};
+  std::span<float const> keys{};
+  std::int64_t channels = 0;
 };
 
 enum class chooses : std::uint8_t { by_score, by_place, over_all_rows, by_ladder };
@@ -103,6 +110,26 @@ struct best_units {
   unit_score rule = unit_score::mean;
   status choose(choose_input const& in, std::span<slot_mark> marks, std::span<std::byte> scratch) const {
     return select_units(in.scores, marks, even_units{Slots}, rule, in.room, scratch);
+  }
+};
+
+struct best_twice {
+  static constexpr stage kind = stage::select;
+  static constexpr chooses by = chooses::by_score;
+  static constexpr bool weighs = true;
+  double first = 0.5, epsilon = 1e-4;
+  status choose(choose_input const& in, std::span<slot_mark> marks, std::span<std::byte> scratch) const {
+    return select_twice(in.scores, in.weights, marks, in.room, first, epsilon, scratch);
+  }
+};
+
+struct best_runs {
+  static constexpr stage kind = stage::select;
+  static constexpr chooses by = chooses::by_score;
+  static constexpr bool by_keys = true;
+  double heavy = 0.25;
+  status choose(choose_input const& in, std::span<slot_mark> marks, std::span<std::byte> scratch) const {
+    return select_runs(in.keys, in.channels, in.scores, marks, in.room, heavy, scratch);
   }
 };
 

@@ -5,11 +5,12 @@
 //                   o = (sum_kept e^s v + m e^(q k) v_mean) / (sum_kept e^s + m e^(q k))
 //   spread_to_next  v_j += v_i / m for the next m kept slots j, if the loser's gate is open; keys are not touched   CaM, m 32
 //   chance_gate     open with probability clamp(score_i / mean of the next window's scores, 0, 1)                    CaM
+//   spread_weights  1 / m where a loser's gate is open, 0 where not: chance_gate with the next m kept slots' scores  CaM
 //   moving_gate     open if u >= tau, then tau = alpha tau + beta u; u = a step's mean of largest cosines          D2O, 0.5 and 0.5
 //
 // Compensation is exact for equal tokens, and a running mean: rows may leave one by one. Sums in f64, means in f32.
 //
-// errors  shape_mismatch
+// errors  shape_mismatch; spread_weights: not_finite (a score that is NaN: `at` is the slot), out_of_range (m below 1: -1)
 // from    Tang et al., RazorAttention, 2024; Zhang et al., CaM, 2024; Wan et al., D2O, 2024
 // differs RazorAttention averages rotated keys, which shrink with the span they are taken over; give rows before RoPE where that matters.
 //         CaM draws from a generator with a state; here a loser's birth decides. Where fewer than m kept slots follow, v_i / m goes to
@@ -70,6 +71,29 @@ inline status spread_to_next(std::span<float> values, std::int64_t channels, std
 inline bool chance_gate(double score, double mean_of_window, std::uint64_t seed, std::int64_t row, std::int64_t birth) {
   double const p = mean_of_window > 0 ? score / mean_of_window : score > 0 ? 1 : 0;
   return random_unit(seed, static_cast<std::uint64_t>(row), static_cast<std::uint64_t>(birth)) < p;
+}
+
+// weight [slot]; a kept slot's is 1, and so is the part of itself that it keeps. births empty: slots. cost  O(n + losers x next)
+inline status spread_weights(std::span<slot_mark const> marks, std::span<float const> scores, std::int64_t next, std::uint64_t seed,
+                             std::int64_t row, std::span<std::int64_t const> births, std::span<float> weight) {
+  if (scores.size() != marks.size()) return {errc::shape_mismatch, static_cast<std::int64_t>(scores.size())};
+  if (weight.size() != marks.size()) return {errc::shape_mismatch, static_cast<std::int64_t>(weight.size())};
+  if (!births.empty() && births.size() != marks.size()) return {errc::shape_mismatch, static_cast<std::int64_t>(births.size())};
+  if (next < 1) return {errc::out_of_range, -1};
+  for (std::size_t slot = 0; slot < marks.size(); ++slot)
+    if (is_nan(scores[slot])) return {errc::not_finite, static_cast<std::int64_t>(slot)};
+  for (std::size_t slot = 0; slot < marks.size(); ++slot) {
+    weight[slot] = 1;
+    if (marks[slot] != free_slot) continue;
+    double sum = 0;
+    std::int64_t count = 0;
+    for (std::size_t to = slot + 1; to < marks.size() && count < next; ++to)
+      if (marks[to] != free_slot) sum += static_cast<double>(scores[to]), ++count;
+    std::int64_t const birth = births.empty() ? static_cast<std::int64_t>(slot) : births[slot];
+    bool const open = count > 0 && chance_gate(static_cast<double>(scores[slot]), sum / static_cast<double>(count), seed, row, birth);
+    weight[slot] = open ? 1.0f / static_cast<float>(next) : 0.0f;
+  }
+  return {};
 }
 
 struct moving_gate {

@@ -9,7 +9,8 @@
 // Rule D2  A row that fits into its capacity is kept as it is: kept = 0, 1, ... length - 1.
 // Rule D3  Protected slots are kept unless the plan reports them clipped.
 //
-// errors  those of the stages, budget.hpp and select_*.hpp; not_finite: `at` is the slot's place in the arrays. The plan is of no use then
+// errors  those of the stages, budget.hpp and select_*.hpp; not_finite, and out_of_range of a slot: `at` is its place in the arrays. The
+//         plan is of no use then
 // cost    O(slots) on average, plus what the stages say; no allocation
 #pragma once
 
@@ -24,15 +25,16 @@ struct policy_input {
   std::span<std::uint8_t const> mask{}, pins{};  // [row][slot]: masked_slots, pinned_slots
   budget_input budget{};
   std::int64_t statistic_rows = all_rows;     // query rows behind the scores: per_query
-  std::span<std::int64_t const> births{};     // [row][slot]: chance; empty: slots
+  std::span<std::int64_t const> births{};     // [row][slot]: chance, spread; empty: slots
   std::span<std::int64_t const> positions{};  // [row][slot], ascending: position fixes, nearest_kept; empty: slots
-  std::span<float const> keys{};              // [row][slot][channels]: most_similar, by_distance
+  std::span<float const> keys{};              // [row][slot][channels]: most_similar, own_run, by_distance, best_runs
   std::int64_t channels = 0;
-  std::span<float const> bias{};  // [row][slot]; empty: zeros
-  std::uint64_t seed = 0;         // chance
+  std::span<float const> bias{};           // [row][slot]; empty: zeros
+  std::uint64_t seed = 0;                  // chance, spread
+  std::span<float const> value_weights{};  // [row][slot]: best_twice
 };
 
-// The caller's arrays, at the rows' offsets. target, weight and bias are for merge and compensate only; position may be empty.
+// The caller's arrays, at the rows' offsets. target, weight and bias are for merge, compensate and spread only; position may be empty.
 struct policy_plan {
   std::span<std::int64_t> kept{};        // [row][new slot]: the old slot
   std::span<std::int64_t> kept_count{};  // [row]
@@ -64,9 +66,11 @@ template <class Policy>
 class decision {
   template <stage Kind>
   using type = typename Policy::template stage_type<Kind>;
-  static constexpr bool routes = type<stage::dispose>::losers == fate::merged || type<stage::dispose>::losers == fate::compensated;
-  static constexpr bool ranks = type<stage::select>::by == chooses::by_score || type<stage::select>::by == chooses::over_all_rows;
   static constexpr bool compensates = type<stage::dispose>::losers == fate::compensated;
+  static constexpr bool spreads = type<stage::dispose>::losers == fate::spread;
+  static constexpr bool routes = type<stage::dispose>::losers == fate::merged || compensates || spreads;
+  static constexpr bool ranks = type<stage::select>::by == chooses::by_score || type<stage::select>::by == chooses::over_all_rows;
+  static constexpr bool weighs = requires { type<stage::select>::weighs; };
 
  public:
   decision(Policy const& policy, policy_rows const& at, policy_input const& in, policy_state const& state, policy_plan& plan)
@@ -100,6 +104,7 @@ class decision {
 
  private:
   ragged_view<float const> const_scores() const { return {scores_.data, scores_.offset, scores_.length}; }
+  std::span<float const> keys_of(std::int64_t r) const { return row_of(at_, in_.keys, r, std::max<std::int64_t>(in_.channels, 1)); }
   status check() const {
     if (status const ok = at_.check(); !ok) return ok;
     auto const fits = [&](auto all, std::int64_t width, bool wanted) {
@@ -108,7 +113,7 @@ class decision {
     for (status const ok :
          {fits(plan_.kept, 1, true), fits(plan_.position, 1, false), fits(plan_.target, 1, routes), fits(plan_.weight, 1, routes),
           fits(plan_.bias, 1, routes), fits(in_.mask, 1, false), fits(in_.pins, 1, false), fits(in_.births, 1, false),
-          fits(in_.positions, 1, false), fits(in_.bias, 1, false), fits(state_.score, 1, ranks)})
+          fits(in_.positions, 1, false), fits(in_.bias, 1, false), fits(in_.value_weights, 1, weighs), fits(state_.score, 1, ranks)})
       if (!ok) return ok;
     if (!in_.keys.empty() && in_.channels < 1) return {errc::shape_mismatch, in_.channels};
     if (status const ok = fits(in_.keys, std::max<std::int64_t>(in_.channels, 1), false); !ok) return ok;
@@ -158,10 +163,11 @@ class decision {
         return select_pooled(const_scores(), marks_, all, std::min(how.floor, all / rows));
       } else {
         for (std::int64_t r = 0; r < at_.rows(); ++r) {
-          choose_input const in{const_scores().row(r), share[static_cast<std::size_t>(r)], in_.seed, r, row_of(at_, in_.births, r)};
+          choose_input const in{const_scores().row(r),      share[static_cast<std::size_t>(r)], in_.seed,   r,
+                                row_of(at_, in_.births, r), row_of(at_, in_.value_weights, r),  keys_of(r), in_.channels};
           status const chosen = how.choose(in, marks_.row(r), rest_);
-          if (!chosen)
-            return chosen.code == errc::not_finite ? status{chosen.code, at_.offset[static_cast<std::size_t>(r)] + chosen.at} : chosen;
+          bool const of_slot = chosen.code == errc::not_finite || (chosen.code == errc::out_of_range && chosen.at >= 0);
+          if (!chosen) return of_slot ? status{chosen.code, at_.offset[static_cast<std::size_t>(r)] + chosen.at} : chosen;
         }
         return {};
       }
@@ -202,13 +208,19 @@ class decision {
       if (!ok) return ok;
     }
     if constexpr (routes) {
-      dispose_input const in{marks, row_of(at_, in_.keys, r, std::max<std::int64_t>(in_.channels, 1)), in_.channels,
-                             row_of(at_, in_.positions, r), row_of(at_, in_.bias, r)};
+      std::span<float const> const scores = state_.score;
+      dispose_input in{marks, keys_of(r), in_.channels, row_of(at_, in_.positions, r), row_of(at_, in_.bias, r)};
+      in.scores = row_of(at_, scores, r), in.births = row_of(at_, in_.births, r);
+      in.seed = in_.seed, in.row = r;
       auto const target = at_.view(plan_.target).row(r);
       status ok = policy_.template at<stage::dispose>().route(in, target, at_.view(plan_.weight).row(r), rest_);
       if (!ok) return ok;
       auto const bias = row_.first(n + compensates);
-      if (ok = merge_bias(target, in.bias, bias, rest_); !ok) return ok;
+      if constexpr (spreads) {
+        for (std::size_t k = 0; k < n; ++k) bias[k] = in.bias.empty() ? 0.0f : in.bias[static_cast<std::size_t>(kept[k])];
+      } else {
+        if (ok = merge_bias(target, in.bias, bias, rest_); !ok) return ok;
+      }
       std::copy_n(bias.begin(), n, at_.view(plan_.bias).row(r).begin());
       if constexpr (compensates) plan_.compensation_bias[i] = bias[n];
     }
@@ -241,7 +253,7 @@ template <class Policy>
 void carry(Policy const&, policy_rows const& at, policy_plan const& plan, policy_state& state) {
   constexpr std::int64_t words = Policy::template stage_type<stage::scorer>::history_words;
   state.cursor = plan.cursor;
-  if (plan.losers != fate::dropped && plan.losers != fate::merged && plan.losers != fate::compensated) return;
+  if (plan.losers == fate::still_there || plan.losers == fate::demoted || plan.losers == fate::offloaded) return;
   for (std::int64_t r = 0; r < at.rows(); ++r) {
     auto const i = static_cast<std::size_t>(r);
     for (std::int64_t k = 0; k < plan.kept_count[i]; ++k) {

@@ -6,17 +6,20 @@
 //   route_nearest         the kept slot nearest by position; the later of two                             Elastic Cache
 //   route_most_similar    the kept slot whose key has the largest cosine, if that is >= threshold          D2O, EMS, CaM's kin
 //   route_one             all losers to one more slot, which follows the kept ones                         RazorAttention
+//   route_own_run         the chosen slot beside it, of two the one on its side of the least alike neighbours  KVMerger
+//   route_next            the first kept slot behind it                                                        CaM
 //   route_runs            runs of neighbours with cosine >= threshold go to the best of each run           KVMerger
 //
 // Rule R1  A loser has one target or none; targets are kept slots, never losers.
 // Rule R2  Ties go to the newer slot.
 // Rule R3  A key of length 0 has cosine 0 to all.
+// Rule R4  route_own_run: protected slots take nothing. Behind select_runs.hpp, whose pivots are the chosen slots, it finds the same runs.
 //
 // route_most_similar with class centres as the kept slots is EMS: what no centre resembles is its "zero class" (no_target).
 //
 // keys    [slot][channels], f32; sums in f64
 // errors  shape_mismatch (extents), out_of_range (positions that do not ascend; `at` is the slot), not_finite (a score of route_runs)
-// cost    nearest, runs: O(n channels); most_similar: losers x kept x channels; no allocation
+// cost    nearest, next, runs: O(n channels); most_similar: losers x kept x channels; no allocation
 // from    Liu et al., Elastic Cache, 2024; Wan et al., D2O, 2024; Wang et al., KVMerger, 2024
 // differs Elastic Cache's code takes one argsort for ranks; KVMerger's run grows from the end of the row, and so does this
 #pragma once
@@ -53,6 +56,16 @@ inline double cosine(float const* a, float const* b, std::int64_t channels) {
   double const c = route_detail::dot(a, b, channels) / std::sqrt(squares);
   return c > 1 ? 1 : c < -1 ? -1 : c;
 }
+
+namespace route_detail {
+
+// How little a slot's key resembles the one before it: the greater, the less.
+inline std::uint32_t unlike(std::span<float const> keys, std::int64_t channels, std::int64_t slot) {
+  float const* const key = keys.data() + slot * channels;
+  return ordered_bits(static_cast<float>(-cosine(key - channels, key, channels)));
+}
+
+}  // namespace route_detail
 
 inline status route_dropped(std::span<slot_mark const> marks, std::span<std::int64_t> target) {
   if (target.size() != marks.size()) return {errc::shape_mismatch, static_cast<std::int64_t>(target.size())};
@@ -110,6 +123,34 @@ inline status route_most_similar(std::span<float const> keys, std::int64_t chann
     }
     if (!similarity.empty()) similarity[slot] = static_cast<float>(most);
   }
+  return {};
+}
+
+inline status route_own_run(std::span<float const> keys, std::int64_t channels, std::span<slot_mark const> marks,
+                            std::span<std::int64_t> target) {
+  if (status const ok = route_detail::check(keys, channels, marks, target); !ok) return ok;
+  if (status const ok = route_dropped(marks, target); !ok) return ok;
+  auto const slots = static_cast<std::int64_t>(marks.size());
+  auto const takes = [&](std::int64_t slot) { return slot >= 0 && slot < slots && marks[static_cast<std::size_t>(slot)] == chosen_slot; };
+  auto const at = [&](std::int64_t slot) -> std::int64_t& { return target[static_cast<std::size_t>(slot)]; };
+  for (std::int64_t first = 0, end = 0; first < slots; first = end + 1) {
+    for (end = first; end < slots && marks[static_cast<std::size_t>(end)] == free_slot;) ++end;
+    if (end == first || (!takes(first - 1) && !takes(end))) continue;
+    std::int64_t cut = takes(end) ? first : end;  // from here on they go to the newer side
+    if (takes(first - 1) && takes(end)) {
+      std::uint32_t most = 0;
+      for (std::int64_t slot = first; slot <= end; ++slot)
+        if (std::uint32_t const here = route_detail::unlike(keys, channels, slot); here >= most) most = here, cut = slot;
+    }
+    for (std::int64_t slot = first; slot < end; ++slot) at(slot) = at(slot < cut ? first - 1 : end);
+  }
+  return {};
+}
+
+inline status route_next(std::span<slot_mark const> marks, std::span<std::int64_t> target) {
+  if (status const ok = route_dropped(marks, target); !ok) return ok;
+  std::int64_t behind = no_target;
+  for (std::size_t slot = marks.size(); slot-- > 0;) behind = target[slot] = marks[slot] != free_slot ? target[slot] : behind;
   return {};
 }
 

@@ -9,6 +9,7 @@
 //
 //   mean_weights        w_i = e^bias_i / sum e^bias                         exact for equal tokens, and a mean over tokens, not over slots
 //   similarity_weights  w_i = max(cos_i, 0) / sum, a kept slot's cosine 1   D2O
+//   score_weights       w_i = max(score_i, 0) / sum                         EMS; even where that is 0
 //   gaussian_weights    w_i = g_i / sum, g_i = exp(-|k_i - k_t|^2 / (2 sigma^2)), a kept slot's g is 1      KVMerger, sigma 5
 //
 // Rule M1  Without losers rows and biases come out bit for bit.
@@ -126,6 +127,27 @@ inline status similarity_weights(std::span<std::int64_t const> target, std::int6
                                  std::span<std::byte> scratch) {
   for (float& s : similarity) s = s > 0 ? s : 0.0f;
   return normalise_weights(target, targets, similarity, scratch);
+}
+
+// errors  not_finite (a score that is NaN or infinite: `at` is the slot)
+inline status score_weights(std::span<std::int64_t const> target, std::int64_t targets, std::span<float const> scores,
+                            std::span<float> weight, std::span<std::byte> scratch) {
+  if (weight.size() != target.size()) return {errc::shape_mismatch, static_cast<std::int64_t>(weight.size())};
+  if (scores.size() != target.size()) return {errc::shape_mismatch, static_cast<std::int64_t>(scores.size())};
+  if (status const ok = merge_detail::check_targets(target, targets); !ok) return ok;
+  std::span<double> sum;
+  if (!lent_memory(scratch).take(targets, sum)) return {errc::capacity_exceeded, merge_scratch_bytes(targets)};
+  std::fill(sum.begin(), sum.end(), 0.0);
+  for (std::size_t slot = 0; slot < target.size(); ++slot) {
+    if (target[slot] == no_target) continue;
+    if (!is_finite(scores[slot])) return {errc::not_finite, static_cast<std::int64_t>(slot)};
+    sum[static_cast<std::size_t>(target[slot])] += std::max(static_cast<double>(scores[slot]), 0.0);
+  }
+  for (std::size_t slot = 0; slot < target.size(); ++slot) {
+    bool const none = target[slot] != no_target && !(sum[static_cast<std::size_t>(target[slot])] > 0);
+    weight[slot] = none ? 1.0f : std::max(scores[slot], 0.0f);
+  }
+  return normalise_weights(target, targets, weight, scratch);
 }
 
 // Every target is a kept slot of the row (not route_one's). errors  out_of_range: sigma is not positive, or there is no kept slot of a

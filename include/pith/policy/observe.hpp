@@ -52,6 +52,7 @@ struct policy_statistics {
   std::int64_t lists = 1;
   std::int64_t rows = 0;     // query rows that sum and square_sum are over
   std::int64_t visible = 0;  // tokens that the newest query saw
+  std::span<float const> weighted_sum{}, window_sum{};
 };
 
 constexpr std::int64_t observe_scratch_bytes(std::int64_t longest_row) { return 2 * lent_memory::bytes<float>(longest_row); }
@@ -60,7 +61,7 @@ namespace observe_detail {
 
 inline slot_statistics of(policy_statistics const& in, policy_rows const& at, std::int64_t row, std::int64_t list) {
   auto const part = [&](std::span<float const> all) { return all.empty() ? all : at.view(all).row(row, in.lists, list); };
-  return {part(in.sum), part(in.square_sum), part(in.maximum), part(in.given), in.rows};
+  return {part(in.sum), part(in.square_sum), part(in.maximum), part(in.given), in.rows, part(in.weighted_sum), part(in.window_sum)};
 }
 
 inline status check(policy_rows const& at, policy_statistics const& in, policy_state const& state, std::int64_t history_words) {
@@ -71,7 +72,7 @@ inline status check(policy_rows const& at, policy_statistics const& in, policy_s
   if (status const ok = at.view(state.score).check(); !ok) return ok;
   if (history_words > 0)
     if (status const ok = at.view(state.history).check(history_words); !ok) return ok;
-  for (std::span<float const> const all : {in.sum, in.square_sum, in.maximum, in.given})
+  for (std::span<float const> const all : {in.sum, in.square_sum, in.maximum, in.given, in.weighted_sum, in.window_sum})
     if (!all.empty())
       if (status const ok = at.view(all).check(in.lists); !ok) return ok;
   for (std::int64_t r = 0; r < at.rows(); ++r)

@@ -127,6 +127,12 @@ constexpr bool valid() {
   return true;
 }
 
+template <class Dispose>
+constexpr bool needs_scores() {
+  if constexpr (requires { Dispose::needs_scores; }) return Dispose::needs_scores;
+  return false;
+}
+
 template <std::int64_t Rows, class Protect>
 constexpr bool protects_window = Rows == 0;
 template <std::int64_t Rows, class... Classes>
@@ -175,7 +181,8 @@ consteval bool check_policy() {
       return false;
     } else if constexpr (!valid<signal>()) {
       static_assert(valid<signal>(),
-                    "[pith] window_attention<Rows>: at least 1 row, window_mean_variance<Rows>: 2. Fix: window_attention<32>.");
+                    "[pith] window_attention<Rows>, weighted_attention<Rows>: at least 1 row, window_mean_variance<Rows>: 2. Fix: "
+                    "window_attention<32>.");
       return false;
     } else if constexpr (!valid<smooth>()) {
       static_assert(valid<smooth>(), "[pith] average_pool<K>, max_pool<K>: K is odd and positive. Fix: average_pool<5>.");
@@ -186,6 +193,9 @@ consteval bool check_policy() {
     } else if constexpr (!valid<stage_of<stage::trigger, list>>()) {
       static_assert(valid<stage_of<stage::trigger, list>>(),
                     "[pith] every<N>, on_page_full<N>: N > 0; over<Slack>: Slack >= 0. Fix: every<16>.");
+      return false;
+    } else if constexpr (!valid<stage_of<stage::position, list>>()) {
+      static_assert(valid<stage_of<stage::position, list>>(), "[pith] clamped_distance<Limit>: Limit >= 0. Fix: clamped_distance<4096>.");
       return false;
     } else if constexpr (!valid<stage_of<stage::scorer, list>>()) {
       static_assert(valid<stage_of<stage::scorer, list>>(), "[pith] ignored_count<Steps>: Steps is 1 to 2^20. Fix: ignored_count<400>.");
@@ -198,9 +208,16 @@ consteval bool check_policy() {
                     "[pith] full_or_stream_heads<Stream>: Stream >= 0. Fix: full_or_stream_heads<4000>.");
       return false;
     } else if constexpr (!valid<dispose>()) {
-      static_assert(valid<dispose>(),
-                    "[pith] merge<Route, by_similarity>: only most_similar knows the similarity; demote<Bits>: 1 to 16 bits. Fix: "
-                    "merge<most_similar, by_similarity>.");
+      static_assert(
+          valid<dispose>(),
+          "[pith] merge<Route, by_similarity>: only most_similar knows the similarity; demote<Bits>: 1 to 16 bits; spread<Next>: Next > "
+          "0. Fix: merge<most_similar, by_similarity>.");
+      return false;
+    } else if constexpr (needs_scores<dispose>() && !(ranks && has_signal)) {
+      static_assert(
+          ranks && has_signal,
+          "[pith] spread<Next>, by_score: they ask for scores, which newest and ladder_steps do not make. Fix: select best and name "
+          "a signal, or merge<most_similar>.");
       return false;
     } else if constexpr (ranks && !has_signal) {
       static_assert(

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stage "position": at which positions the kept keys stand from now on, and the rotation that takes them there.
 //
-//   keep_original   as they were; gaps stay                                         default
-//   reindexed       0, 1, ... n - 1: positions inside the cache                     StreamingLLM, LaCache, Finch, SirLLM
-//   edit_shift      positions >= `from` move by `by`                                PIE: an edit replaced some tokens by others
+//   keep_original      as they were; gaps stay                                         default
+//   reindexed          0, 1, ... n - 1: positions inside the cache                     StreamingLLM, LaCache, Finch, SirLLM
+//   clamped_distance   max(old, newest - limit): none is farther back than that        LM-Infinite
+//   edit_shift         positions >= `from` move by `by`                                PIE: an edit replaced some tokens by others
 //
 // rope rotates pairs of channels by position x frequency. Rotations add up, R(b - a) R(a) k = R(b) k, so that a stored rotated key is moved
 // by its difference of positions alone. Keys that were stored before RoPE need no rotation.
@@ -11,13 +12,15 @@
 //   frequency_i = base^(-2 i / rotary)   unless the caller gives frequencies (YaRN, NTK); channels from `rotary` on are left alone
 //   pair i: channels i and i + rotary / 2 (halves, Llama and NeoX), or 2 i and 2 i + 1 (neighbours, GPT-J)
 //
-// errors  shape_mismatch; out_of_range: positions of an edit that would pass each other or fall below 0 (`at` is the slot), rotary that is
-//         odd or wider than the row
+// errors  shape_mismatch; out_of_range: positions of an edit that would pass each other or fall below 0 (`at` is the slot), a limit below 0
+//         (`at` is the limit), rotary that is odd or wider than the row
 // cost    rotate: rotary / 2 powers, sines and cosines a row, f64, results rounded to f32 once; no allocation
-// from    Su et al., RoFormer, 2021; Xiao et al., StreamingLLM, 2023; He et al., PIE, 2024. LM-Infinite clamps distances while
-//         attending: that is no stage of a plan
+// from    Su et al., RoFormer, 2021; Xiao et al., StreamingLLM, 2023; Han et al., LM-Infinite, 2023; He et al., PIE, 2024
+// differs LM-Infinite clamps distances while attending, from each query; here keys move whenever it is decided, so that queries until the
+//         next decision see them farther back by as many positions
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <span>
@@ -40,6 +43,20 @@ struct reindexed {
   static constexpr stage kind = stage::position;
   status fix(std::span<std::int64_t const>, std::span<std::int64_t> out) const {
     for (std::size_t i = 0; i < out.size(); ++i) out[i] = static_cast<std::int64_t>(i);
+    return {};
+  }
+};
+
+// A query at the newest position sees each key at distance min(true, limit). Clamped keys may share a position. Clamping again later gives
+// what clamping the first positions would have given.
+template <std::int64_t Limit = 4096>
+struct clamped_distance {
+  static constexpr stage kind = stage::position;
+  static constexpr bool valid = Limit >= 0;
+  std::int64_t limit = Limit;
+  status fix(std::span<std::int64_t const> old, std::span<std::int64_t> out) const {
+    if (limit < 0) return {errc::out_of_range, limit};
+    for (std::size_t i = 0; i < out.size(); ++i) out[i] = std::max(old[i], old.back() - limit);
     return {};
   }
 };

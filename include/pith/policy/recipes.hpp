@@ -13,6 +13,10 @@ namespace pith::recipes {
 template <std::int64_t C = 1024, std::int64_t Sinks = 4>
 struct streaming_llm : policy<every_step, protect<sinks<Sinks>>, capacity<C>, newest, reindexed> {};
 
+// Han et al., LM-Infinite, 2023: the newest Limit, and sinks that are never seen from farther away than that
+template <std::int64_t Limit = 4096, std::int64_t Sinks = 10>
+struct lm_infinite : policy<every_step, protect<sinks<Sinks>>, capacity<Limit + Sinks>, newest, clamped_distance<Limit>> {};
+
 // Zhang et al., H2O, 2023: half of the slots by score, half the newest
 template <std::int64_t C = 1024, std::int64_t Recent = C / 2>
 struct h2o : policy<every_step, top<C, accumulated_attention>, protect<recent<Recent>>> {};
@@ -40,6 +44,13 @@ struct ada_kv : policy<on_prefill_end, window_attention<W>, max_pool<7>, protect
   constexpr ada_kv() { this->template at<stage::head_split>().concentrate = true; }
 };
 
+// Feng et al., CriticalKV, 2025, on SnapKV: policy_input.value_weights is the mean over the group's query heads of |W_O v|_1.
+// differs: scores are sums over the window and there means, so epsilon is W times theirs
+template <std::int64_t C = 2048, std::int64_t W = 32>
+struct critical_kv : policy<on_prefill_end, window_attention<W>, average_pool<5>, protect<window<W>>, capacity<C>, best_twice> {
+  constexpr critical_kv() { this->template at<stage::select>().epsilon = 1e-4 * static_cast<double>(W); }
+};
+
 // Fu et al., HeadKV, 2024: budget.head_table holds each head's importance
 template <std::int64_t C = 1024, std::int64_t W = 32>
 struct head_kv : policy<on_prefill_end, window_attention<W>, max_pool<7>, protect<window<W>>, capacity<C>, table_heads, best> {};
@@ -61,6 +72,11 @@ struct scope : policy<every_step, last_attention, protect<masked_slots, recent<R
 // Yao et al., SirLLM, 2024: scores are surprisals, the same for all rows
 template <std::int64_t C = 1024>
 struct sirllm : policy<over<0>, given_scores, at_birth, protect<sinks<4>>, capacity<C>, best, reindexed> {};
+
+// Corallo and Papotti, Finch, 2024: chunk by chunk, by what the question's rows look at. W is the question's length: set protect's window
+// where it comes with the text
+template <std::int64_t C = 1024, std::int64_t W = 32>
+struct finch : policy<on_chunk_end, weighted_attention<W>, protect<window<W>>, capacity<C>, best, reindexed> {};
 
 // Tang et al., RazorAttention, 2024: budget.head_table is not zero for retrieval heads
 template <std::int64_t Stream = 4000>
@@ -94,6 +110,10 @@ struct dms : policy<every_step, given_scores, at_birth, protect<recent<Recent>>,
 template <std::int64_t C = 1024>
 struct attendre_lra : policy<on_chunk_end, all_attention, last_use, capacity<C>, best> {};
 
+// The same: least frequently attended
+template <std::int64_t C = 1024>
+struct attendre_lfa : policy<on_chunk_end, all_attention, use_count, capacity<C>, best> {};
+
 // Wan et al., D2O, 2024; its gate is compensation.hpp's moving_gate
 template <std::int64_t C = 1024, std::int64_t Recent = C / 2>
 struct d2o : policy<every_step, all_attention, accumulate, protect<sinks<4>, recent<Recent>>, capacity<C>, variance_layers, best,
@@ -103,6 +123,23 @@ struct d2o : policy<every_step, all_attention, accumulate, protect<sinks<4>, rec
 template <std::int64_t C = 1024>
 struct elastic_cache : policy<on_prefill_end, all_attention, mean_over_layer, protect<sinks<1>, recent<1>>, capacity<C>, best,
                               merge<nearest_kept, by_tokens>> {};
+
+// Wang et al., KVMerger, 2024: recent tokens and heavy hitters as they are, the others in runs; merged slots have a bias. differs: the
+// capacity decides how alike a run is; all layers merge
+template <std::int64_t C = 1024, std::int64_t Recent = C / 4>
+struct kv_merger : policy<on_prefill_end, all_attention, protect<recent<Recent>>, capacity<C>, best_runs, merge<own_run, by_distance>> {};
+
+// Li et al., EMS, 2024: kept centres take what resembles them, the rest is dropped. differs: by cosines of keys alone, keys merge with
+// their lengths, and the threshold is not the paper's, which is not public
+template <std::int64_t C = 256, std::int64_t W = 32>
+struct ems : policy<on_prefill_end, global_and_window_attention<W>, protect<window<W>>, capacity<C>, pooled_heads, best,
+                    merge<most_similar, by_score>> {
+  constexpr ems() { this->template at<stage::dispose>().to.threshold = 0.6; }
+};
+
+// Zhang et al., CaM, 2024, on H2O. differs: the gate compares with the slots that take; births decide, not a generator
+template <std::int64_t C = 1024, std::int64_t Recent = C / 2, std::int64_t Next = 32>
+struct cam : policy<every_step, top<C, accumulated_attention>, protect<recent<Recent>>, spread<Next>> {};
 
 // Tang et al., Quest, 2024: the score of a slot is the bound of its page; nothing leaves
 template <std::int64_t C = 4096>
