@@ -25,7 +25,7 @@
 // left, and stored keys are rotated already); CAKE decides once, for all layers; D2O's gate stays open; Elastic Cache does not act while
 // decoding; Quest has no dense layers, and since nothing leaves its bytes are all of them.
 //
-// Not judged: Locret and DMS need trained scores. CaM gives a loser's value to several slots and KVMerger chooses runs: no recipe has them.
+// Not judged: Locret and DMS need trained scores.
 #include <CLI/CLI.hpp>
 #include <atomic>
 #include <cstdio>

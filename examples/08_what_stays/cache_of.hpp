@@ -46,11 +46,12 @@ class cache_of final : public held_cache {
     return cache_.attend(of_, layer, q, out, options);
   }
   pith::status statistics(int layer, rows_view q, pith::tensor_view<float const, 2> lse, std::int64_t newest,
-                          head_statistics out) const override {
+                          std::span<float const> weights, head_statistics out) const override {
     using pith::statistic;
-    pith::statistics_view<pith::group_reduction::none, statistic::sum, statistic::square_sum, statistic::maximum, statistic::entropy> const
-        view{.sum = out.sum, .square_sum = out.square_sum, .maximum = out.maximum, .entropy = out.entropy};
-    return cache_.attention_statistics(of_, layer, q, lse, view, {.newest = newest});
+    pith::statistics_view<pith::group_reduction::none, statistic::sum, statistic::square_sum, statistic::maximum, statistic::weighted_sum,
+                          statistic::entropy> const view{
+        .sum = out.sum, .square_sum = out.square_sum, .maximum = out.maximum, .weighted_sum = out.weighted_sum, .entropy = out.entropy};
+    return cache_.attention_statistics(of_, layer, q, lse, view, {.newest = newest, .weights = weights});
   }
 
   std::int64_t slots(int layer) const override { return cache_.slots(of_, layer); }
@@ -59,6 +60,9 @@ class cache_of final : public held_cache {
   }
   pith::status read_keys(int layer, int head, std::span<pith::survivor const> rows, std::span<float> keys) const override {
     return cache_.read_rows(of_, layer, head, rows, keys, {});
+  }
+  pith::status read_values(int layer, int head, std::span<pith::survivor const> rows, std::span<float> values) const override {
+    return cache_.read_rows(of_, layer, head, rows, {}, values);
   }
   pith::status drop(int layer, int head, std::span<std::int64_t const> tokens) override {
     pith::status const s = cache_.evict(of_, layer, head, tokens);

@@ -14,7 +14,7 @@ namespace example {
 
 // [query_head][slot], slots neighbours.
 struct head_statistics {
-  pith::tensor_view<float, 2> sum, square_sum, maximum, entropy;
+  pith::tensor_view<float, 2> sum, square_sum, maximum, weighted_sum, entropy;
 };
 
 class held_cache {
@@ -31,13 +31,14 @@ class held_cache {
   virtual pith::status append(int layer, rows_view k, rows_view v) = 0;
   virtual pith::status attend(int layer, rows_view q, rows_out out, pith::attention_options const& options) = 0;
 
-  // Of the newest `newest` of the newest q.extent[0] tokens, to what is stored.
+  // Of the newest `newest` of the newest q.extent[0] tokens, to what is stored. weights: of those tokens, for weighted_sum.
   virtual pith::status statistics(int layer, rows_view q, pith::tensor_view<float const, 2> lse, std::int64_t newest,
-                                  head_statistics out) const = 0;
+                                  std::span<float const> weights, head_statistics out) const = 0;
 
   virtual std::int64_t slots(int layer) const = 0;
   virtual pith::result<std::int64_t> survivors(int layer, int head, std::span<pith::survivor> out) const = 0;
   virtual pith::status read_keys(int layer, int head, std::span<pith::survivor const> rows, std::span<float> keys) const = 0;
+  virtual pith::status read_values(int layer, int head, std::span<pith::survivor const> rows, std::span<float> values) const = 0;
   virtual pith::status drop(int layer, int head, std::span<std::int64_t const> tokens) = 0;  // and compacts
   virtual pith::status merge(int layer, int head, pith::merge_plan const& plan) = 0;         // and compacts
   virtual pith::status set_bias(int layer, int head, std::int64_t token, float value) = 0;

@@ -18,12 +18,21 @@ inline constexpr bool counts_steps<pith::last_use> = true;
 template <>
 inline constexpr bool counts_steps<pith::use_count> = true;
 
+// Whether a policy's losers or its selection ask for keys.
+template <class Dispose>
+inline constexpr bool looks_at_keys = false;
+template <class Route, class Weight>
+inline constexpr bool looks_at_keys<pith::merge<Route, Weight>> =
+    std::is_same_v<Route, pith::most_similar> || std::is_same_v<Route, pith::own_run> || std::is_same_v<Weight, pith::by_distance>;
+
 template <class Policy>
 class run_of final : public policy_run {
   template <stage Kind>
   using type = typename Policy::template stage_type<Kind>;
   static constexpr bool once =
-      std::is_same_v<type<stage::trigger>, pith::on_prefill_end> || std::is_same_v<type<stage::trigger>, pith::on_layer_done>;
+      std::is_same_v<type<stage::trigger>, pith::on_prefill_end> || std::is_same_v<type<stage::trigger>, pith::on_layer_done> || requires {
+    type<stage::signal>::weighs_rows;
+  };  // Finch's question comes once
 
  public:
   run_of(Policy const& policy, setting const& s) : policy_(policy) {
@@ -32,37 +41,42 @@ class run_of final : public policy_run {
             .maximum = std::is_same_v<type<stage::signal>, pith::maximum_attention>,
             .replayed = counts_steps<type<stage::scorer>>,
             .decodes = !once,
-            .by_content = std::is_same_v<type<stage::dispose>, pith::merge<pith::most_similar, pith::by_similarity>>,
-            .losers = type<stage::dispose>::losers};
-    layers_by_column_sums = std::is_same_v<type<stage::layer_split>, pith::variance_layers>;
-    auto const slots = static_cast<std::size_t>(s.rows() * s.most_slots);
-    score_.resize(slots), history_.resize(slots * type<stage::scorer>::history_words), known_.resize(static_cast<std::size_t>(s.rows()));
-    scratch_.resize(static_cast<std::size_t>(pith::decide_scratch_bytes(s.rows(), s.rows() * s.most_slots) +
-                                             pith::observe_scratch_bytes(s.most_slots)));
-    state_ = {.score = score_, .history = history_, .known = known_};
+            .by_content = looks_at_keys<type<stage::dispose>> || std::is_same_v<type<stage::select>, pith::best_runs>,
+            .weighted_rows = requires {type<stage::signal>::weighs_rows;
   }
-
-  bool due(pith::trigger_input at) const override {
-    if constexpr (requires { policy_.template at<stage::total>().tokens; }) at.capacity = policy_.template at<stage::total>().tokens;
-    return policy_.due(at);
-  }
-  pith::status observe(pith::policy_rows const& at, pith::policy_statistics const& in) override {
-    state_.known = std::span(known_).first(static_cast<std::size_t>(at.rows()));
-    return pith::observe(policy_, at, in, state_, scratch_);
-  }
-  pith::status decide(pith::policy_rows const& at, pith::policy_input const& in, pith::policy_plan& plan) override {
-    return pith::decide(policy_, at, in, state_, plan, scratch_);
-  }
-  void carry(pith::policy_rows const& at, pith::policy_plan const& plan) override { pith::carry(policy_, at, plan, state_); }
-
- private:
-  Policy policy_;
-  std::vector<float> score_;
-  std::vector<std::uint64_t> history_;
-  std::vector<std::int64_t> known_;
-  std::vector<std::byte> scratch_;
-  pith::policy_state state_;
+  , .two_sums = requires { type<stage::signal>::has_two_sums; }
+  , .by_value = std::is_same_v<type<stage::select>, pith::best_twice>, .losers = type<stage::dispose>::losers
 };
+if constexpr (type<stage::dispose>::losers == pith::fate::spread) what.next = type<stage::dispose>::next;
+layers_by_column_sums = std::is_same_v<type<stage::layer_split>, pith::variance_layers>;
+auto const slots = static_cast<std::size_t>(s.rows() * s.most_slots);
+score_.resize(slots), history_.resize(slots* type<stage::scorer>::history_words), known_.resize(static_cast<std::size_t>(s.rows()));
+scratch_.resize(static_cast<std::size_t>(pith::decide_scratch_bytes(s.rows(), s.rows() * s.most_slots) +
+                                         pith::observe_scratch_bytes(s.most_slots)));
+state_ = {.score = score_, .history = history_, .known = known_};
+}  // namespace
+
+bool due(pith::trigger_input at) const override {
+  if constexpr (requires { policy_.template at<stage::total>().tokens; }) at.capacity = policy_.template at<stage::total>().tokens;
+  return policy_.due(at);
+}
+pith::status observe(pith::policy_rows const& at, pith::policy_statistics const& in) override {
+  state_.known = std::span(known_).first(static_cast<std::size_t>(at.rows()));
+  return pith::observe(policy_, at, in, state_, scratch_);
+}
+pith::status decide(pith::policy_rows const& at, pith::policy_input const& in, pith::policy_plan& plan) override {
+  return pith::decide(policy_, at, in, state_, plan, scratch_);
+}
+void carry(pith::policy_rows const& at, pith::policy_plan const& plan) override { pith::carry(policy_, at, plan, state_); }
+
+private:
+Policy policy_;
+std::vector<float> score_;
+std::vector<std::uint64_t> history_;
+std::vector<std::int64_t> known_;
+std::vector<std::byte> scratch_;
+pith::policy_state state_;
+};  // namespace example
 
 // A policy whose capacity is the budget's; more(policy, setting) sets what else depends on it.
 template <class Policy, class More>
@@ -118,6 +132,9 @@ std::vector<method> list() {
   using decode_part = scope<512, 256>;
   using ignored = scissorhands<1024, 10, 64>;
   using merging = d2o<1024, 512>;
+  using runs = kv_merger<1024, 256>;
+  using spreading = cam<1024, 512, 32>;
+  using least_often = attendre_lfa<1024>;
   auto const half_recent = [](auto& p, setting const& s) {
     p.template at<stage::protect>().template at<recent<512>>().slots = s.capacity() / 2;
   };
@@ -129,6 +146,10 @@ std::vector<method> list() {
        .here = "C, 4 sinks, positions kept",
        .start = with<streaming_llm<>>(),
        .crossed = true},
+      {.name = "LM-Infinite",
+       .paper = "C 2048 or 4096, 10 to 100 sinks, distances up to C",
+       .here = "C, 10 sinks, positions kept: none is farther back than was trained",
+       .start = with<lm_infinite<4096, 10>>()},
       {.name = "H2O", .paper = "C 20 %, half recent", .here = "C, half recent", .start = with<heavy_hitters>(half_recent), .crossed = true},
       {.name = "Scissorhands",
        .paper = "C, half dropped at once, 400 steps, 10 recent",
@@ -145,6 +166,10 @@ std::vector<method> list() {
        .here = "C, W 32, pool 7, floor 0.2",
        .start = with<ada_kv<>>(),
        .crossed = true},
+      {.name = "CriticalKV",
+       .paper = "half by score, half by score times value, on SnapKV or Ada-KV",
+       .here = "C, on SnapKV with W 32, pool 5",
+       .start = with<critical_kv<>>()},
       {.name = "HeadKV",
        .paper = "C 1024, W 32, heads by retrieval and reasoning",
        .here = "C, W 32, heads by a probe of repeated bytes",
@@ -164,6 +189,10 @@ std::vector<method> list() {
        .paper = "C 1024, 4 sinks, positions in the cache",
        .here = "C, 4 sinks, positions kept",
        .start = with<sirllm<>>()},
+      {.name = "Finch",
+       .paper = "C, chunk by chunk, the question's rows, positions in the cache",
+       .here = "C, the context at once, the last 32 rows, positions kept",
+       .start = with<finch<>>()},
       {.name = "RazorAttention",
        .paper = "15 % of heads full, others 4000, 4 sinks",
        .here = "at most 2 of 12 heads full, others what is left, 4 sinks",
@@ -187,6 +216,11 @@ std::vector<method> list() {
        .here = "C, chunks of 16, p above 1/T is a use",
        .start = with<least_recent>(
            [](auto& p, setting const& s) { p.template at<stage::scorer>().threshold = 1.0f / static_cast<float>(s.tokens); })},
+      {.name = "Attendre LFA",
+       .paper = "memory 2048, chunks, top k is a use",
+       .here = "C, chunks of 16, p above 1/T is a use",
+       .start = with<least_often>(
+           [](auto& p, setting const& s) { p.template at<stage::scorer>().threshold = 1.0f / static_cast<float>(s.tokens); })},
       {.name = "D2O",
        .paper = "C 20 %, half recent, moving gate",
        .here = "C, half recent, 4 sinks, gate open",
@@ -197,6 +231,21 @@ std::vector<method> list() {
        .here = "C, at the end of the prompt alone",
        .start = with<elastic>(),
        .biased = true},
+      {.name = "KVMerger",
+       .paper = "runs of cosine 0.75 or the model's, recent and heavy ones apart, not the first and last two layers",
+       .here = "C, a quarter recent, a quarter of the rest heavy, as many runs as fit, all layers",
+       .start = with<runs>(
+           [](auto& p, setting const& s) { p.template at<stage::protect>().template at<recent<256>>().slots = s.capacity() / 4; }),
+       .biased = true},
+      {.name = "EMS",
+       .paper = "C 256, global and local sums, counts by sparsity and redundancy",
+       .here = "C, W 32, the larger sum, counts by score, cosine 0.6",
+       .start = with<ems<>>(),
+       .biased = true},
+      {.name = "CaM",
+       .paper = "10 % first and recent, 32 slots take",
+       .here = "C, half recent, 32 slots take; what the context loses goes at once",
+       .start = with<spreading>(half_recent)},
       {.name = "Quest",
        .paper = "reads 1024 to 4096, pages of 16, two dense layers",
        .here = "reads C, pages of 16, no dense layer",

@@ -34,7 +34,13 @@ class policy_run {
     bool replayed = false;        // the scorer counts steps: the context's last rows come one by one
     bool decodes = false;         // acts while tokens are decoded
     bool by_content = false;      // looks at keys
+    bool weighted_rows = false;   // of the signal: rows weigh what they see
+    bool two_sums = false;        // of the signal: over all rows and over the window
+    bool by_value = false;        // slots weigh what their values add to the output
     pith::fate losers = pith::fate::dropped;
+    std::int64_t next = 0;  // kept slots that a loser's value goes to
+
+    bool routes() const { return losers == pith::fate::merged || losers == pith::fate::compensated || losers == pith::fate::spread; }
   };
 
   virtual ~policy_run() = default;

@@ -2,6 +2,7 @@
 // What is done once for each text and cache: the context is read, and looked at.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <random>
 
 #include "examples/exact_cache.hpp"
@@ -16,13 +17,13 @@ using number = std::size_t;
 
 // Statistics of one layer, [query head][slot].
 struct statistics_arrays {
-  std::vector<float> sum, square_sum, maximum, entropy;
+  std::vector<float> sum, square_sum, maximum, weighted_sum, entropy;
   head_statistics view(std::int64_t heads, std::int64_t slots) {
     auto const one = [&](std::vector<float>& of) {
       of.resize(static_cast<number>(heads * slots));
       return pith::tensor_view<float, 2>(of.data(), {heads, slots});
     };
-    return {one(sum), one(square_sum), one(maximum), one(entropy)};
+    return {one(sum), one(square_sum), one(maximum), one(weighted_sum), one(entropy)};
   }
 };
 
@@ -103,6 +104,33 @@ pith::status layer_numbers(statistics_arrays const& window, std::vector<float> c
   return {};
 }
 
+// Each query head's part of the output projection alone: its channels are set, the others are 0.
+pith::status weigh_values(llama const& model, held_cache const& cache, int layer, std::int64_t tokens, std::vector<float>& out) {
+  llama_config const& c = model.config;
+  int const group = c.heads / c.kv_heads;
+  number const count = static_cast<number>(tokens), width = static_cast<number>(c.head_dim), inputs = static_cast<number>(c.heads) * width,
+               outputs = static_cast<number>(c.dim);
+  std::vector<pith::survivor> rows(count);
+  std::vector<float> values(count * width), x(count * inputs), y(count * outputs);
+  for (int h = 0; h < c.kv_heads; ++h) {
+    auto const living = cache.survivors(layer, h, rows);
+    if (!living) return living.error();
+    if (pith::status const s = cache.read_values(layer, h, rows, values); !s) return s;
+    std::vector<double> sum(count, 0.0);
+    for (int head = h * group; head < (h + 1) * group; ++head) {
+      std::fill(x.begin(), x.end(), 0.0f);
+      for (number t = 0; t < count; ++t)
+        std::copy_n(values.begin() + static_cast<std::ptrdiff_t>(t * width), width,
+                    x.begin() + static_cast<std::ptrdiff_t>(t * inputs + static_cast<number>(head) * width));
+      model.blocks[static_cast<number>(layer)].o->multiply(x.data(), static_cast<int>(tokens), y.data());
+      for (number t = 0; t < count; ++t)
+        for (number o = 0; o < outputs; ++o) sum[t] += std::fabs(static_cast<double>(y[t * outputs + o]));
+    }
+    for (double const one : sum) out.push_back(static_cast<float>(one / group));
+  }
+  return {};
+}
+
 }  // namespace
 
 pith::result<read_context> read_through(llama const& model, held_cache& cache, std::string_view context, std::int64_t repeat) {
@@ -137,14 +165,18 @@ pith::result<read_context> read_through(llama const& model, held_cache& cache, s
   record.replay = nullptr;
 
   statistics_arrays of;
+  std::vector<float> seen(static_cast<number>(std::max(tokens, repeat)));  // tokens that each row sees
+  std::iota(seen.begin(), seen.end(), 1.0f);
   for (int l = 0; s && l < c.layers; ++l) {
-    s = cache.statistics(l, record.queries(l), record.sums(l), tokens, of.view(c.heads, tokens));
+    s = cache.statistics(l, record.queries(l), record.sums(l), tokens, seen, of.view(c.heads, tokens));
     if (!s) break;
     std::vector<float> const all = of.sum;
     copy_rows(all, out.all_sum);
-    s = cache.statistics(l, record.queries(l), record.sums(l), observed_window, of.view(c.heads, tokens));
+    s = cache.statistics(l, record.queries(l), record.sums(l), observed_window, seen, of.view(c.heads, tokens));
     copy_rows(of.sum, out.window_sum), copy_rows(of.square_sum, out.window_square_sum);
+    copy_rows(of.weighted_sum, out.window_weighted_sum);
     if (s) s = layer_numbers(of, all, c.heads, tokens, out);
+    if (s) s = weigh_values(model, cache, l, tokens, out.value_weights);
   }
   if (s) s = cache.save(out.stored);
 
@@ -158,7 +190,7 @@ pith::result<read_context> read_through(llama const& model, held_cache& cache, s
                 scratch);
     for (int l = 0; s && l < c.layers; ++l) {
       std::int64_t const slots = cache.slots(l);
-      s = cache.statistics(l, record.queries(l), record.sums(l), count, of.view(c.heads, slots));
+      s = cache.statistics(l, record.queries(l), record.sums(l), count, seen, of.view(c.heads, slots));
       for (int h = 0; h < c.heads; ++h)
         for (number t = 0; t < width; ++t) {
           float& most = out.repeated_maximum[static_cast<number>(l * c.heads + h) * width + t];

@@ -30,6 +30,8 @@ trial::trial(llama const& model, held_cache& cache, read_context const& context,
   logit_scratch_.resize(static_cast<number>(model.config.heads * most_));
   kept_.resize(slots), target_.resize(slots), weight_.resize(slots), plan_bias_.resize(slots);
   kept_count_.resize(static_cast<number>(rows_)), compensation_.resize(static_cast<number>(rows_));
+  if (run_ && run_->what.by_value) value_weights_.resize(slots);
+  if (run_ && run_->what.next > 0) births_.resize(slots);
   if (run_ && run_->what.by_content) keys_.resize(slots * static_cast<number>(model.config.head_dim));
   if (retrieves()) keys_.resize(slots * static_cast<number>(model.config.head_dim)), hidden_.resize(slots);
 }
@@ -89,8 +91,13 @@ pith::status trial::see_context(policy_run& run) {
     return {};
   } else if (what.query_rows > 0) {
     bool const all = what.query_rows == pith::all_rows;
+    if (what.two_sums) in.window_sum = lay_out(context_.window_sum, lists, second);
     if (!all && what.query_rows != observed_window) return {pith::errc::unsupported, what.query_rows};
-    in.sum = lay_out(all ? context_.all_sum : context_.window_sum, lists, 0);
+    std::span<float const> const first = lay_out(all                  ? context_.all_sum
+                                                 : what.weighted_rows ? context_.window_weighted_sum
+                                                                      : context_.window_sum,
+                                                 lists, 0);
+    (what.weighted_rows ? in.weighted_sum : in.sum) = first;
     if (!all) in.square_sum = lay_out(context_.window_square_sum, lists, second);
     in.rows = std::min(all ? context_.tokens : observed_window, context_.tokens);
   } else {
@@ -234,7 +241,13 @@ pith::status trial::act(policy_run& run) {
   std::int64_t const width = model_.config.head_dim;
   for (std::int64_t r = 0; r < rows_; ++r) {
     auto const row = living_row(r);
-    for (number i = 0; i < row.size(); ++i) mask_[static_cast<number>(r * most_) + i] = row[i].token < context_.tokens;
+    for (number i = 0; i < row.size(); ++i) {
+      number const at_slot = static_cast<number>(r * most_) + i;
+      mask_[at_slot] = row[i].token < context_.tokens;
+      if (run.what.by_value)  // such a policy acts once, on the context
+        value_weights_[at_slot] = context_.value_weights[static_cast<number>(r * context_.tokens + row[i].token)];
+      if (run.what.next > 0) births_[at_slot] = row[i].token;
+    }
     if (!run.what.by_content) continue;
     pith::status const s =
         cache_.read_keys(static_cast<int>(r / at_.kv_heads), static_cast<int>(r % at_.kv_heads), row,
@@ -247,19 +260,21 @@ pith::status trial::act(policy_run& run) {
                                                     .uncertainty = context_.uncertainty},
                                          .head_table = run.head_table,
                                          .step = decoded_},
+                              .births = births_,
                               .keys = run.what.by_content ? std::span<float const>(keys_) : std::span<float const>{},
                               .channels = run.what.by_content ? width : 0,
-                              .bias = how_.biased ? std::span<float const>(bias_) : std::span<float const>{}};
+                              .bias = how_.biased ? std::span<float const>(bias_) : std::span<float const>{},
+                              .value_weights = value_weights_};
   pith::policy_plan plan{.kept = kept_, .kept_count = kept_count_};
-  if (how_.biased) plan.target = target_, plan.weight = weight_, plan.bias = plan_bias_, plan.compensation_bias = compensation_;
+  if (run.what.routes()) plan.target = target_, plan.weight = weight_, plan.bias = plan_bias_, plan.compensation_bias = compensation_;
   if (pith::status const s = run.decide(at, in, plan); !s) return s;
-  if (pith::status const s = carry_out(run.what.losers); !s) return s;
+  if (pith::status const s = carry_out(run.what); !s) return s;
   run.carry(at, plan);
   std::copy(kept_count_.begin(), kept_count_.end(), length_.begin());
   return {};
 }
 
-pith::status trial::carry_out(pith::fate losers) {
+pith::status trial::carry_out(policy_run::traits const& what) {
   std::vector<std::int64_t> gone, into;
   std::vector<float> weights;
   for (std::int64_t r = 0; r < rows_; ++r) {
@@ -269,7 +284,7 @@ pith::status trial::carry_out(pith::fate losers) {
     std::int64_t& count = kept_count_[static_cast<number>(r)];
     if (count == static_cast<std::int64_t>(row.size())) continue;
     std::int64_t* const kept = kept_.data() + begin;
-    if (losers == pith::fate::dropped) {
+    if (what.losers == pith::fate::dropped) {
       gone.clear();
       for (std::int64_t i = 0, k = 0; i < static_cast<std::int64_t>(row.size()); ++i)
         if (k < count && kept[k] == i)
@@ -287,7 +302,7 @@ pith::status trial::carry_out(pith::fate losers) {
       if (target_[begin + i] == count) host = static_cast<std::int64_t>(i);
     for (number i = 0; i < row.size(); ++i)
       if (std::int64_t const to = target_[begin + i]; to >= 0) into[i] = to == count ? host : kept[to];
-    if (pith::status const s = cache_.merge(layer, head, {.into = into, .weights = weights}); !s) return s;
+    if (pith::status const s = cache_.merge(layer, head, {.into = into, .weights = weights, .next = what.next}); !s) return s;
     std::copy_n(plan_bias_.begin() + static_cast<std::ptrdiff_t>(begin), count, bias_.begin() + static_cast<std::ptrdiff_t>(begin));
     if (host < 0) continue;
     std::int64_t place = count++;

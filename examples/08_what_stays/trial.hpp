@@ -18,9 +18,12 @@ struct read_context {
   std::vector<std::byte> stored;  // the sequence
   std::vector<float> logits;      // of the last token
   std::vector<float> surprisal;   // [token]
-  // Attention statistics [layer][query head][token]: of all query rows; of the newest 32; and, of the rows that read the context a second
+  // Attention statistics [layer][query head][token]: of all query rows; of the newest 32, a row weighing as many tokens as it
+  // sees in window_weighted_sum; and, of the rows that read the context a second
   // time (KVzip), the maxima, 1 for tokens that were not repeated.
-  std::vector<float> all_sum, window_sum, window_square_sum, repeated_maximum;
+  std::vector<float> all_sum, window_sum, window_square_sum, window_weighted_sum, repeated_maximum;
+  // What each value adds to the layer's output: mean over a KV head's query heads of |W_O v|_1, [layer][kv head][token].
+  std::vector<float> value_weights;
   // Decode scores of the last `replayed` rows, means over query heads: [row][layer][kv head][token].
   std::int64_t replayed = 0;
   std::vector<float> replay;
@@ -75,7 +78,7 @@ class trial {
   pith::status see_step(double surprisal);
   pith::status gather();
   pith::status act(policy_run& run);
-  pith::status carry_out(pith::fate losers);
+  pith::status carry_out(policy_run::traits const& what);
   std::span<pith::survivor> living_row(std::int64_t row) {
     return std::span(living_).subspan(static_cast<std::size_t>(row * most_),
                                       static_cast<std::size_t>(length_[static_cast<std::size_t>(row)]));
@@ -91,9 +94,9 @@ class trial {
 
   std::vector<std::int64_t> offset_, length_;  // [row]
   std::vector<pith::survivor> living_;         // [row][slot], and so are those below
-  std::vector<float> bias_, scores_, logit_scratch_, statistic_, keys_;
+  std::vector<float> bias_, scores_, logit_scratch_, statistic_, keys_, value_weights_;
   std::vector<std::uint8_t> mask_, hidden_;
-  std::vector<std::int64_t> kept_, kept_count_, target_;
+  std::vector<std::int64_t> kept_, kept_count_, target_, births_;
   std::vector<float> weight_, plan_bias_, compensation_;
 
   std::vector<float> logits_, last_;
