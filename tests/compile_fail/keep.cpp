@@ -30,6 +30,7 @@
 // expect 15: keep<...>: the cache's keys are rotated for their positions already.
 // expect 16: keep<...>: global_and_window_attention is two sums, and the cache makes one.
 // expect 17: keep<...>: best_runs and own_run ask for all keys when it is decided, and the cache reads those of rows that lose.
+// expect 18: keep<...>: scores come layer by layer, and first_of_layers gives one layer's to the next.
 using namespace pith;
 using four_bits = int4<per_token<64>>;
 template <class Keep, class Keys = four_bits, class... Others>
@@ -63,6 +64,8 @@ struct recipe : cache_with<keep<recipes::lm_infinite<>>> {};
 struct recipe : cache_with<keep<recipes::ems<>>> {};
 #elif PITH_WRONG == 17
 struct recipe : cache_with<keep<recipes::kv_merger<>>> {};
+#elif PITH_WRONG == 18
+struct recipe : cache_with<keep<recipes::window_kv<>>> {};
 #else
 struct recipe : cache_with<keep<recipes::h2o<>>> {};
 #endif

@@ -19,6 +19,7 @@
 // expect 16: spread<Next>, by_score: they ask for scores, which newest and ladder_steps do not make.
 // expect 17: spread<Next>, by_score: they ask for scores, which newest and ladder_steps do not make.
 // expect 18: merge<Route, by_similarity>: only most_similar knows the similarity; demote<Bits>: 1 to 16 bits; spread<Next>: Next > 0.
+// expect 19: first_of_layers<N, Map>: N > 0 layers, and a map over a layer. Fix: first_of_layers<8, sum_over_layer>.
 using namespace pith;
 
 #if PITH_WRONG == 1
@@ -57,6 +58,8 @@ using wrong = policy<newest, spread<8>>;
 using wrong = policy<best, merge<nearest_kept, by_score>>;
 #elif PITH_WRONG == 18
 using wrong = policy<all_attention, spread<0>>;
+#elif PITH_WRONG == 19
+using wrong = policy<all_attention, first_of_layers<4, sum_over_group>>;
 #else
 using wrong = policy<reindexed, best, protect<recent<64>, sinks<4>>, max_pool<7>, window_attention<32>, capacity<512>, pooled_heads>;
 #endif

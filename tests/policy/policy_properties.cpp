@@ -185,7 +185,7 @@ TEST_CASE("law: plans keep their budgets, their order and what is protected", "[
   CHECK(rc::check([] {
     drawn d;
     std::int64_t const capacity = *rc::gen::element<std::int64_t>(0, 1, 6, 7, 8, 29, 30);
-    switch (number(5)) {
+    switch (number(9)) {
       case 0: {
         d.run(with_capacity<pith::recipes::snapkv<8, 4>>(capacity));
         return check_plan(d, capacity, 0, 4, true);
@@ -205,6 +205,22 @@ TEST_CASE("law: plans keep their budgets, their order and what is protected", "[
                                      pith::table_layers, pith::pooled_heads>;
         d.run(with_capacity<layered>(capacity));
         return check_plan(d, capacity, 0, 1, false);
+      }
+      case 4: {
+        d.run(with_capacity<pith::recipes::critical_kv<8, 4>>(capacity));
+        return check_plan(d, capacity, 0, 4, true);
+      }
+      case 5: {
+        d.run(with_capacity<pith::recipes::kv_merger<8, 3>>(capacity));
+        return check_plan(d, capacity, 0, 3, true);
+      }
+      case 6: {
+        d.run(with_capacity<pith::recipes::finch<8, 4>>(capacity));
+        return check_plan(d, capacity, 0, 4, true);
+      }
+      case 7: {
+        d.run(with_capacity<pith::recipes::cam<8, 2>>(capacity));
+        return check_plan(d, capacity, 0, 2, true);
       }
       default: {
         d.run(with_capacity<pith::recipes::streaming_llm<8, 2>>(std::max<std::int64_t>(capacity, 2)));
@@ -249,6 +265,10 @@ TEST_CASE("law: every recipe leaves what fits as it is", "[policy][property]") {
   check_identity<pith::recipes::finch<>>();
   check_identity<pith::recipes::attendre_lfa<>>();
   check_identity<pith::recipes::lm_infinite<>>();
+  check_identity<pith::recipes::critical_kv<>>();
+  check_identity<pith::recipes::kv_merger<>>();
+  check_identity<pith::recipes::ems<>>();
+  check_identity<pith::recipes::cam<>>();
 }
 
 TEST_CASE("law: targets are kept slots, weights are means, tokens are conserved", "[policy][property]") {
@@ -273,6 +293,36 @@ TEST_CASE("law: targets are kept slots, weights are means, tokens are conserved"
         after += std::exp(static_cast<double>(d.w.bias_out[at + t]));
       }
       RC_ASSERT(std::abs(after - before) <= 1e-5 * before);
+    }
+  }));
+}
+
+TEST_CASE("law: two stages by score and by product are increasing in room; runs partition what is not kept", "[policy][property]") {
+  CHECK(rc::check([] {
+    int const slots = number(30);
+    auto const s = scores(slots);
+    auto const m = marks(slots);
+    std::vector<float> weights(s.size());
+    for (float& w : weights) w = static_cast<float>(number(4));
+    oracle::memory scratch(pith::choose_scratch_bytes(slots));
+    int const room = number(slots + 2);
+    double const first = number(5) / 4.0;
+    auto some = m, more = m;
+    RC_ASSERT(static_cast<bool>(pith::select_twice(s, weights, some, room, first, 0.5, scratch)));
+    RC_ASSERT(static_cast<bool>(pith::select_twice(s, weights, more, room + 1, first, 0.5, scratch)));
+    for (std::size_t i = 0; i < m.size(); ++i) RC_ASSERT(some[i] == free_slot || more[i] != free_slot);
+
+    auto const keys = row(s.size() * 2);
+    auto runs = m;
+    list target(m.size());
+    RC_ASSERT(static_cast<bool>(pith::select_runs(keys, 2, s, runs, room, first, scratch)));
+    RC_ASSERT(static_cast<bool>(pith::route_own_run(keys, 2, runs, target)));
+    RC_ASSERT(pith::free_slots(runs) == std::max<std::int64_t>(pith::free_slots(m) - room, 0));
+    std::int64_t last = 0;
+    for (std::size_t i = 0; i < m.size(); ++i) {  // targets ascend, so that every run is contiguous
+      if (target[i] == pith::no_target) continue;
+      RC_ASSERT(target[i] >= last);
+      last = target[i];
     }
   }));
 }

@@ -126,7 +126,9 @@ TEST_CASE("CriticalKV: SnapKV's scores, then the size of the value's output", "[
         auto const at = weights.begin() + w.offset[r];
         CHECK(w.kept_of(static_cast<std::int64_t>(r)) == oracle::kept(twice(pooled, {at, at + slots}, of, 9, 0.5, 4e-4)));
       }
-      CHECK(w.decide(p).code == errc::out_of_range);  // no weights
+      pith::policy_input none = in;
+      none.value_weights = {};
+      CHECK(pith::decide(p, w.where(), none, w.state, w.plan, scratch).code == errc::out_of_range);
       auto const bad = static_cast<std::size_t>(w.offset[3] + 2);
       weights[bad] = NAN;
       CHECK(pith::decide(p, w.where(), in, w.state, w.plan, scratch) == status{errc::not_finite, static_cast<std::int64_t>(bad)});
@@ -239,4 +241,30 @@ TEST_CASE("LM-Infinite: sinks and the newest, and positions no farther back than
   REQUIRE(w.decide(far));
   for (std::size_t k = 0; k < 8; ++k)
     CHECK(w.position[static_cast<std::size_t>(w.offset[0]) + k] == w.positions[static_cast<std::size_t>(w.offset[0] + w.kept_of(0)[k])]);
+}
+
+TEST_CASE("WindowKV: the first layer of a group speaks for all of it", "[policy][policy]") {
+  std::mt19937 random(86);
+  for (std::int64_t const layers : {1, 3, 4, 6}) {
+    world w(random, layers, 2, 2, list(static_cast<std::size_t>(2 * layers), 60), 4);
+    pith::recipes::window_kv<30, 4, 1> const alone;
+    REQUIRE(w.observe(alone));
+    REQUIRE(w.decide(alone));
+    std::vector<list> own;
+    for (std::int64_t r = 0; r < w.rows(); ++r) own.push_back(w.kept_of(r));
+    std::fill(w.known.begin(), w.known.end(), 0);
+    if (layers > 1)  // nobody looks at what the others' queries say
+      std::fill_n(w.sum.begin() + 2 * w.offset[2], 2 * 60, NAN);
+    pith::recipes::window_kv<30, 4, 4> const shared;
+    REQUIRE(w.observe(shared));
+    REQUIRE(w.decide(shared));
+    for (std::int64_t r = 0; r < w.rows(); ++r) CHECK(w.kept_of(r) == own[static_cast<std::size_t>(r / 8 * 8)]);
+    if (layers > 3) CHECK(own[2] != own[0]);
+    if (layers > 4) CHECK(w.kept_of(8) != w.kept_of(0));
+    w.sum[static_cast<std::size_t>(2 * w.offset[0] + 7)] = NAN;
+    CHECK(w.observe(shared) == status{errc::not_finite, w.offset[0] + 7});
+  }
+  world ragged(random, 4, 1, 1, {5, 5, 6, 5}, 4);
+  CHECK(ragged.observe(pith::recipes::window_kv<30, 4, 4>{}) == status{errc::shape_mismatch, 2});
+  CHECK(ragged.observe(pith::recipes::window_kv<30, 4, 2>{}) == status{errc::shape_mismatch, 3});
 }

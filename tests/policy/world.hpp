@@ -15,7 +15,7 @@ struct world {
 
   std::int64_t layers, kv_heads, group, channels = 4, rows_of_statistics = 0;
   list offset, length;
-  std::vector<float> sum, square_sum, maximum, given, weighted_sum, keys, bias;  // statistics [row][list][slot]
+  std::vector<float> sum, square_sum, maximum, given, weighted_sum, keys, bias, value_weights;  // statistics [row][list][slot]
   std::vector<std::uint8_t> mask, pins;
   list positions;
   std::vector<double> per_layer, head_table;
@@ -35,7 +35,7 @@ struct world {
     for (std::int64_t const n : length) offset.push_back(at), at += n + static_cast<std::int64_t>(random() % 3);
     auto const all = static_cast<std::size_t>(at), lists = static_cast<std::size_t>(group);
     for (auto* statistic : {&sum, &square_sum, &maximum, &given, &weighted_sum}) statistic->assign(all * lists, NAN);  // gaps hold garbage
-    for (auto* of : {&keys, &bias, &score, &weight, &bias_out})
+    for (auto* of : {&keys, &bias, &score, &weight, &bias_out, &value_weights})
       of->assign(all * (of == &keys ? static_cast<std::size_t>(channels) : 1), NAN);
     mask.assign(all, 0), pins.assign(all, 0), positions.assign(all, -1), history.assign(all * 8, ~std::uint64_t{0});
     known.assign(length.size(), 0), kept_count.assign(length.size(), -7), compensation_bias.assign(length.size(), NAN);
@@ -51,6 +51,7 @@ struct world {
         bias[i] = random() % 4 == 0 ? 0.7f : 0.0f;
         for (std::int64_t c = 0; c < channels; ++c)
           keys[i * 4 + static_cast<std::size_t>(c)] = static_cast<float>(random() % 2000) / 1000.0f - 1.0f;
+        value_weights[i] = std::abs(keys[i * 4]);
       }
       for (std::size_t q = 0; q < lists; ++q) make_statistics(random, r, q, window, peaked);
     }
@@ -66,11 +67,12 @@ struct world {
   std::int64_t rows() const { return layers * kv_heads; }
   pith::policy_rows where() const { return {layers, kv_heads, offset, length}; }
   pith::policy_statistics statistics() const {
-    return {sum, square_sum, maximum, given, group, rows_of_statistics, length.empty() ? 0 : length[0], weighted_sum};
+    return {sum, square_sum, maximum, given, group, rows_of_statistics, length.empty() ? 0 : length[0], weighted_sum, sum};
   }
   pith::policy_input input() const {
     pith::policy_input in;
-    in.mask = mask, in.pins = pins, in.positions = positions, in.keys = keys, in.channels = channels, in.bias = bias;
+    in.mask = mask, in.pins = pins, in.positions = positions, in.keys = keys, in.channels = channels, in.bias = bias,
+    in.value_weights = value_weights;
     in.budget.layers = {per_layer, per_layer, per_layer, per_layer};
     in.budget.head_table = head_table;
     return in;

@@ -24,6 +24,14 @@ struct map_of<head_map<Reduction, Scope>> {
   static constexpr head_reduction reduction = Reduction;
 };
 
+template <std::int64_t Layers, class Map>
+struct map_of<first_of_layers<Layers, Map>> : map_of<Map> {};
+
+template <class Map>
+inline constexpr bool shares_layers = false;
+template <std::int64_t Layers, class Map>
+inline constexpr bool shares_layers<first_of_layers<Layers, Map>> = Layers > 1;
+
 template <class Dispose>
 inline constexpr bool by_keys = false;
 template <class Route, class Weight>
@@ -94,6 +102,7 @@ struct keep_traits {
   static constexpr bool names_slots = keep_detail::names_slots<type<stage::protect>>;
   static constexpr bool weighs_rows = requires { signal::weighs_rows; };
   static constexpr bool weighs_values = requires { select::weighs; };
+  static constexpr bool shares_layers = keep_detail::shares_layers<type<stage::head_map>>;
   static constexpr bool has_two_sums = requires { signal::has_two_sums; };
   static constexpr bool by_runs = keep_detail::by_runs<type<stage::dispose>> || std::is_same_v<select, best_runs>;
   static constexpr bool by_chance = std::is_same_v<select, chance>;
@@ -134,6 +143,12 @@ consteval bool check_keep() {
     static_assert(!needs::weighs_values,
                   "[pith] keep<...>: best_twice weighs slots by the model's output projection, which the cache does not know. Fix: best, "
                   "or decide() beside the cache.");
+    return false;
+  } else if constexpr (needs::shares_layers) {
+    static_assert(
+        !needs::shares_layers,
+        "[pith] keep<...>: scores come layer by layer, and first_of_layers gives one layer's to the next. Fix: sum_over_layer, or "
+        "first_of_layers<1>.");
     return false;
   } else if constexpr (needs::has_two_sums) {
     static_assert(

@@ -4,11 +4,12 @@
 //   mean_over_group, max_over_group, sum_over_group    one number a KV head's slot, from its query heads
 //   mean_over_layer, max_over_layer, sum_over_layer    the same number for every KV head of a layer: they then keep the same slots
 //   mean_over_model, ...                               the same for all layers: one set of slots for the model
+//   first_of_layers<N, Map>                            of every N layers the first one's, mapped over that layer, for all of them
 //
 // A scope wider than the group needs rows of equal length, and, with heads on several ranks, an all-reduce by the caller.
 //
 // errors  shape_mismatch: rows of a scope differ in length (`at` is the row)
-// from    mean: kvpress, Ada-KV; max: KVzip, Quest; layer: TOVA, WindowKV; model: SirLLM
+// from    mean: kvpress, Ada-KV; max: KVzip, Quest; layer: TOVA; first of 8 layers: WindowKV; model: SirLLM
 // differs heads are mapped before the scorer, so that the state is one number a slot of a KV head (for means of sums and maxima of maxima
 //         that is the same), and before smoothing, as in Ada-KV
 #pragma once
@@ -55,5 +56,12 @@ using sum_over_layer = head_map<head_reduction::sum, head_scope::layer>;
 using mean_over_model = head_map<head_reduction::mean, head_scope::model>;
 using max_over_model = head_map<head_reduction::max, head_scope::model>;
 using sum_over_model = head_map<head_reduction::sum, head_scope::model>;
+
+// Statistics of the other layers are not looked at. The last group may have fewer.
+template <std::int64_t Layers = 8, class Map = sum_over_layer>
+struct first_of_layers : Map {
+  static constexpr bool valid = Layers > 0 && Map::scope == head_scope::layer;
+  static constexpr std::int64_t layers = Layers;
+};
 
 }  // namespace pith

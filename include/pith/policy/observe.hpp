@@ -95,14 +95,17 @@ status observe(Policy const& policy, policy_rows const& at, policy_statistics co
   lent_memory memory(scratch);
   if (!memory.take(longest, own) || !memory.take(longest, mapped)) return {errc::capacity_exceeded, observe_scratch_bytes(longest)};
 
-  std::int64_t const block = map::scope == head_scope::group ? 1 : map::scope == head_scope::layer ? at.kv_heads : at.rows();
+  std::int64_t const speaking = map::scope == head_scope::group ? 1 : map::scope == head_scope::layer ? at.kv_heads : at.rows();
+  std::int64_t block = speaking;  // rows that get what `speaking` of them say
+  if constexpr (requires { map::layers; }) block *= std::min(map::layers, std::max<std::int64_t>(at.layers, 1));
   for (bool const keep : {false, true}) {
     for (std::int64_t first = 0; first < at.rows(); first += block) {
       auto const slots = static_cast<std::size_t>(at.length[static_cast<std::size_t>(first)]);
       std::int64_t lists = 0;
-      for (std::int64_t r = first; r < first + block; ++r) {
+      std::int64_t const last = std::min(first + block, at.rows());
+      for (std::int64_t r = first; r < last; ++r) {
         if (static_cast<std::size_t>(at.length[static_cast<std::size_t>(r)]) != slots) return {errc::shape_mismatch, r};
-        for (std::int64_t list = 0; list < in.lists; ++list) {
+        for (std::int64_t list = 0; r < first + speaking && list < in.lists; ++list) {
           status const ok = policy.template at<stage::signal>().value(observe_detail::of(in, at, r, list), own.first(slots));
           if (!ok) return {ok.code, r};
           map::take(own.first(slots), mapped.first(slots), lists++);
@@ -116,7 +119,7 @@ status observe(Policy const& policy, policy_rows const& at, policy_statistics co
           if (is_nan(mapped[slot])) return {errc::not_finite, at.offset[static_cast<std::size_t>(first)] + static_cast<std::int64_t>(slot)};
         continue;
       }
-      for (std::int64_t r = first; r < first + block; ++r) {
+      for (std::int64_t r = first; r < last; ++r) {
         std::int64_t& known = state.known[static_cast<std::size_t>(r)];
         auto const history =
             scorer::history_words > 0 ? at.view(state.history).wide_row(r, scorer::history_words) : std::span<std::uint64_t>{};

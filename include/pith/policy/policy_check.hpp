@@ -184,6 +184,10 @@ consteval bool check_policy() {
                     "[pith] window_attention<Rows>, weighted_attention<Rows>: at least 1 row, window_mean_variance<Rows>: 2. Fix: "
                     "window_attention<32>.");
       return false;
+    } else if constexpr (!valid<map>()) {
+      static_assert(valid<map>(),
+                    "[pith] first_of_layers<N, Map>: N > 0 layers, and a map over a layer. Fix: first_of_layers<8, sum_over_layer>.");
+      return false;
     } else if constexpr (!valid<smooth>()) {
       static_assert(valid<smooth>(), "[pith] average_pool<K>, max_pool<K>: K is odd and positive. Fix: average_pool<5>.");
       return false;

@@ -86,9 +86,10 @@ struct razor_attention : policy<every_step, protect<sinks<4>>, unbounded, full_o
 template <std::int64_t C = 1024, std::int64_t Span = 16, std::int64_t Overlap = 0>
 struct lacache : policy<over<0>, capacity<C>, ladder_steps<Span, Overlap>, reindexed> {};
 
-// Zuo et al., WindowKV, 2025, "localisation"; its groups of layers share the first one's plan
-template <std::int64_t C = 1024, std::int64_t W = 32>
-struct window_kv : policy<on_prefill_end, window_attention<W>, sum_over_layer, protect<window<W>>, capacity<C>, best_units<8>> {
+// Zuo et al., WindowKV, 2025, "localisation": groups of layers share the first one's plan. differs: each group has as much as the others
+template <std::int64_t C = 1024, std::int64_t W = 32, std::int64_t Layers = 8>
+struct window_kv
+    : policy<on_prefill_end, window_attention<W>, first_of_layers<Layers, sum_over_layer>, protect<window<W>>, capacity<C>, best_units<8>> {
   constexpr window_kv() { this->template at<stage::select>().rule = unit_score::best_half; }
 };
 
