@@ -23,7 +23,8 @@
 // Budgets are parts of the context's slots of each (layer, KV head), protected ones included. Windows W count bytes, as the papers' count
 // tokens. Differences from the papers, beside those that the policies' headers name: positions stay as they were (a trained range is never
 // left, and stored keys are rotated already); CAKE decides once, for all layers; D2O's gate stays open; Elastic Cache does not act while
-// decoding; Quest has no dense layers, and since nothing leaves its bytes are all of them.
+// decoding; CaM drops what the context loses, and spreads while decoding; Quest has no dense layers, and since nothing leaves its bytes are
+// all of them.
 //
 // Not judged: Locret and DMS need trained scores.
 #include <CLI/CLI.hpp>

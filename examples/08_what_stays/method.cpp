@@ -244,7 +244,7 @@ std::vector<method> list() {
        .biased = true},
       {.name = "CaM",
        .paper = "10 % first and recent, 32 slots take",
-       .here = "C, half recent, 32 slots take; what the context loses goes at once",
+       .here = "C, half recent, 32 slots take, of what goes while decoding",
        .start = with<spreading>(half_recent)},
       {.name = "Quest",
        .paper = "reads 1024 to 4096, pages of 16, two dense layers",

@@ -268,7 +268,9 @@ pith::status trial::act(policy_run& run) {
   pith::policy_plan plan{.kept = kept_, .kept_count = kept_count_};
   if (run.what.routes()) plan.target = target_, plan.weight = weight_, plan.bias = plan_bias_, plan.compensation_bias = compensation_;
   if (pith::status const s = run.decide(at, in, plan); !s) return s;
-  if (pith::status const s = carry_out(run.what); !s) return s;
+  policy_run::traits what = run.what;
+  if (what.next > 0 && decoded_ == 0) what.losers = pith::fate::dropped;  // of many losers at once the parts would add up
+  if (pith::status const s = carry_out(what); !s) return s;
   run.carry(at, plan);
   std::copy(kept_count_.begin(), kept_count_.end(), length_.begin());
   return {};

@@ -138,7 +138,8 @@ struct ems : policy<on_prefill_end, global_and_window_attention<W>, protect<wind
   constexpr ems() { this->template at<stage::dispose>().to.threshold = 0.6; }
 };
 
-// Zhang et al., CaM, 2024, on H2O. differs: the gate compares with the slots that take; births decide, not a generator
+// Zhang et al., CaM, 2024, on H2O. One loser a step: the parts of many at once add up. differs: the gate compares with the slots that take;
+// births decide, not a generator
 template <std::int64_t C = 1024, std::int64_t Recent = C / 2, std::int64_t Next = 32>
 struct cam : policy<every_step, top<C, accumulated_attention>, protect<recent<Recent>>, spread<Next>> {};
 
