@@ -226,3 +226,43 @@ TEST_CASE("keep: CaM's survivors have the parts of what left", "[cache][keep]") 
   }
   CHECK((open > 20 && closed > 5));
 }
+
+namespace {
+
+struct scored_cache : pith::kv_cache<pith::head_dim<channels>, pith::keys<pith::raw<pith::bf16>>, pith::values<pith::raw<pith::bf16>>,
+                                     pith::raw<pith::first<3>, pith::last<8>>,
+                                     pith::keep<pith::every_step, pith::top<24, pith::accumulated_attention>,
+                                                pith::protect<pith::recent<6>>, pith::merge<pith::most_similar, pith::by_score>>> {};
+
+}  // namespace
+
+TEST_CASE("keep: merging by score keeps every token's mass, and rows stay means", "[cache][keep][merge]") {
+  auto cache = pith::make<scored_cache>({.layers = 1, .kv_heads = 2, .query_heads = 4, .bytes = 1 << 20, .max_tokens = 200}).value();
+  cache.policy().at<pith::stage::dispose>().to.threshold = -1;  // every loser finds a slot
+  pith::sequence const s = cache.open().value();
+  auto const k = gaussian(81, 120, 2, channels), v = gaussian(82, 120, 2, channels), q = gaussian(83, 120, 4, channels);
+  std::vector<float> out(4 * channels);
+  for (int64_t t = 0; t < 120; ++t) {
+    REQUIRE(cache.append(s, 0, k.part(t, 1), v.part(t, 1)));
+    REQUIRE(cache.attend(s, 0, q.part(t, 1), pith::tensor_view<float, 3>(out.data(), {1, 4, channels})));
+  }
+  pith::keep_report const done = cache.end_step(s).value();
+  CHECK((done.merged == 2 && done.dropped == 0));
+  for (int h = 0; h < 2; ++h) {
+    std::vector<pith::survivor> slots(24);
+    REQUIRE(cache.survivors(s, 0, h, slots).value() == 24);
+    double tokens = 0;
+    for (auto const& one : slots) tokens += std::exp(static_cast<double>(cache.memory().biases_of(s.index, 0, h)[one.slot]));
+    CHECK(tokens == Approx(120).epsilon(1e-4));
+    std::vector<float> values(24 * channels);
+    REQUIRE(cache.read_rows(s, 0, h, slots, {}, values));
+    for (int c = 0; c < channels; ++c) {
+      float least = 100, most = -100;
+      for (int64_t t = 0; t < 120; ++t) least = std::min(least, v.row(t, h)[c]), most = std::max(most, v.row(t, h)[c]);
+      for (std::size_t i = 0; i < 24; ++i) {  // a mean of what was there, but for bf16
+        CHECK(values[i * channels + static_cast<std::size_t>(c)] <= most + 0.05f);
+        CHECK(values[i * channels + static_cast<std::size_t>(c)] >= least - 0.05f);
+      }
+    }
+  }
+}
