@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Statistics and scores of attention over packed pages against softmax in double over the decoded pages.
-#include "cpu/attention_oracle.hpp"
-#include "pith/cpu/attention_statistics.hpp"
-#include "support/statistics_oracle.hpp"
+#include "cpu/statistics_case.hpp"
 
 namespace {
 
@@ -18,120 +16,10 @@ using sums_of_groups = statistics_view<group_reduction::sum, statistic::sum, sta
 std::vector<std::int64_t> const lengths{70, 0, 1, 64, 33, 130};
 std::vector<std::int64_t> const queries{3, 2, 1, 0, 5, 20};
 
-struct either_way {
-  bool backwards;
-  void for_each(std::int64_t count, auto&& f) const {
-    for (std::int64_t i = 0; i < count; ++i) f(backwards ? count - 1 - i : i);
-  }
-};
-
-// Queries of a call, attention's answer to them, and everything in double.
-template <class Page>
-struct call {
-  paged_case<Page> const& pages;
-  std::vector<std::int64_t> counts, q_indptr{0};
-  int group, heads;
-  attention_options options;
-  statistics_rows chosen;
-  std::int64_t tokens, slots;
-  std::vector<float> q, out, lse, weights, thresholds;
-
-  call(paged_case<Page> const& of, std::vector<std::int64_t> query_counts, int group_of, attention_options how = {},
-       statistics_rows rows = {})
-      : pages(of), counts(std::move(query_counts)), group(group_of), heads(of.kv_heads * group_of), options(how), chosen(rows) {
-    for (std::int64_t const n : counts) q_indptr.push_back(q_indptr.back() + n);
-    tokens = q_indptr.back(), slots = static_cast<std::int64_t>(pages.indices.size()) * Page::tokens;
-    random_bits random(99);
-    auto const numbers = [&](std::int64_t count, float scale) {
-      std::vector<float> made(static_cast<std::size_t>(count));
-      for (float& x : made) x = scale * gaussian(random);
-      return made;
-    };
-    q = numbers(tokens * heads * Page::key_channels, 1.5f), weights = numbers(tokens, 1);
-    out.resize(static_cast<std::size_t>(tokens * heads * Page::value_channels)), lse.resize(static_cast<std::size_t>(tokens * heads));
-    for (std::int64_t i = 0; i < tokens; ++i) thresholds.push_back(0.5f / static_cast<float>(1 + i % 40));
-    chosen.weights = weights, chosen.thresholds = thresholds;
-  }
-  tensor_view<float const, 3> queries() const { return {q.data(), {tokens, heads, Page::key_channels}}; }
-  template <class Accuracy>
-  void attend() {
-    options.lse = {lse.data(), {tokens, heads}};
-    REQUIRE(paged_attention<Accuracy, Page, float, float>(cpu{}, pages.view(), q_indptr, queries(),
-                                                          {out.data(), {tokens, heads, Page::value_channels}}, options) == status{});
-  }
-  statistics_oracle expected() const {
-    std::vector<statistics_oracle::row> rows;
-    return expected(rows);
-  }
-  // One statistic after another, [row][slot]; slots that are not written keep `before`.
-  template <class Accuracy, group_reduction Reduction, statistic... Wanted>
-  std::vector<std::vector<float>> statistics(statistics_view<Reduction, Wanted...>, float before = 0, bool backwards = false) const {
-    std::int64_t const rows = Reduction == group_reduction::none ? heads : pages.kv_heads;
-    std::vector<std::vector<float>> made;
-    for (statistic const which : {Wanted...})
-      made.emplace_back(static_cast<std::size_t>(which == statistic::row_entropy ? tokens * heads : rows * slots), before);
-    statistics_view<Reduction, Wanted...> view;
-    tensor_view<float, 2>* const views[] = {&view.sum,          &view.square_sum, &view.maximum,    &view.below,
-                                            &view.weighted_sum, &view.entropy,    &view.row_entropy};
-    std::size_t i = 0;
-    for (statistic const which : {Wanted...}) {
-      if (which == statistic::row_entropy)
-        *views[static_cast<int>(which)] = {made[i++].data(), {tokens, heads}};
-      else
-        *views[static_cast<int>(which)] = {made[i++].data(), {rows, slots}};
-    }
-    REQUIRE(attention_statistics<Accuracy>(cpu{}, pages.view(), q_indptr, queries(),
-                                           tensor_view<float const, 2>(lse.data(), {tokens, heads}), view, chosen, options,
-                                           either_way{backwards}) == status{});
-    return made;
-  }
-  // Slots count in the table; rows [query token][head], entropy {-1, -1} for those that are not chosen.
-  statistics_oracle expected(std::vector<statistics_oracle::row>& rows) const {
-    statistics_oracle made(heads, slots);
-    rows.assign(static_cast<std::size_t>(tokens * heads), {unseen, {-1, -1}});
-    constexpr int dk = Page::key_channels;
-    double const scale = options.scale > 0 ? options.scale : 1 / std::sqrt(static_cast<double>(dk));
-    for (std::size_t s = 0; s < pages.lengths.size(); ++s)
-      for (std::int64_t i = 0; i < counts[s]; ++i) {
-        std::int64_t const back = counts[s] - 1 - i;
-        if (back >= chosen.newest || back % chosen.stride != 0) continue;
-        for (int h = 0; h < heads; ++h) {
-          auto const& k = pages.keys[s * static_cast<std::size_t>(pages.kv_heads) + static_cast<std::size_t>(h / group)];
-          std::int64_t const row = q_indptr[s] + i, upper = pages.lengths[s] - back,
-                             lower = options.window > 0 ? std::max<std::int64_t>(0, upper - options.window) : 0;
-          float const* const query = q.data() + (row * heads + h) * dk;
-          std::vector<double> scores(static_cast<std::size_t>(slots), unseen);
-          double square = 0, k_most = 0, s_most = 0;
-          for (int c = 0; c < dk; ++c) square += static_cast<double>(query[c]) * query[c];
-          for (std::int64_t t = lower; t < upper; ++t) {
-            double sum = 0;
-            for (int c = 0; c < dk; ++c) {
-              double const x = k[static_cast<std::size_t>(t * dk + c)];
-              sum += query[c] * x, k_most = std::max(k_most, std::fabs(x));
-            }
-            sum *= scale;
-            s_most = std::max(s_most, std::fabs(sum));
-            if (options.soft_cap > 0) sum = options.soft_cap * std::tanh(sum / options.soft_cap);
-            float const bias = pages.bias_of(s, h / group, t);
-            if (bias != minus_infinity)
-              scores[static_cast<std::size_t>(pages.indptr[s] * Page::tokens + t)] = sum + bias,
-                                                                               s_most = std::max(s_most, std::fabs(sum + bias));
-          }
-          double const sink = options.sink_logits.empty() ? unseen : static_cast<double>(options.sink_logits[static_cast<std::size_t>(h)]);
-          // As in attention_oracle.hpp: sixteen roundings of the largest partial sums of a score.
-          double const error = 16 * 0x1p-24 * std::sqrt(square) * 5 * k_most * scale + 8e-7 * (1 + s_most);
-          rows[static_cast<std::size_t>(row * heads + h)] =
-              made.add(h, scores, sink, error, weights[static_cast<std::size_t>(row)], thresholds[static_cast<std::size_t>(row)]);
-        }
-      }
-    return made;
-  }
-};
-
 template <class Page>
 void check_all_of_heads(paged_case<Page> const& pages, std::vector<std::int64_t> const& counts, int group, attention_options options = {},
                         statistics_rows rows = {}) {
-  call<Page> one(pages, counts, group, options, rows);
+  statistics_case<Page> one(pages, counts, group, options, rows);
   std::vector<statistics_oracle::row> expected;
   statistics_oracle right = one.expected(expected);
   for (std::size_t i = 0; i < expected.size(); ++i) one.lse[i] = static_cast<float>(expected[i].lse);
@@ -151,7 +39,7 @@ void check_all_of_heads(paged_case<Page> const& pages, std::vector<std::int64_t>
 }
 
 template <class View, group_reduction Reduction, statistic... Wanted>
-void check_reduction_of(call<small_page> const& one, statistics_view<Reduction, Wanted...>) {
+void check_reduction_of(statistics_case<small_page> const& one, statistics_view<Reduction, Wanted...>) {
   auto const got = one.statistics<exact_accuracy>(View{});
   std::size_t i = 0;
   for (statistic const which : {Wanted...}) {
@@ -161,7 +49,7 @@ void check_reduction_of(call<small_page> const& one, statistics_view<Reduction, 
 }
 template <class View>
 void check_reduction(paged_case<small_page> const& pages, int group) {
-  call<small_page> one(pages, queries, group);
+  statistics_case<small_page> one(pages, queries, group);
   one.attend<exact_accuracy>();
   check_reduction_of<View>(one, View{});
 }
@@ -215,7 +103,7 @@ TEST_CASE("statistics: the group's sum, mean and maximum are those of its heads"
 TEST_CASE("statistics: no bit depends on the executor or on what else is in the batch; slots that nobody sees are set to 0",
           "[cpu][statistics]") {
   paged_case<small_page> const pages({70, 0, 4200}, 2, 1);
-  call<small_page> one(pages, {3, 2, 33}, 2, {.window = 50});
+  statistics_case<small_page> one(pages, {3, 2, 33}, 2, {.window = 50});
   one.attend<exact_accuracy>();
   auto const forwards = one.statistics<exact_accuracy>(all_of_heads{}, 7.0f),
              backwards = one.statistics<exact_accuracy>(all_of_heads{}, 7.0f, true);
@@ -229,7 +117,7 @@ TEST_CASE("statistics: no bit depends on the executor or on what else is in the 
   third.lengths = {4200}, third.indptr.erase(third.indptr.begin(), third.indptr.begin() + 2),
   third.last_page_len = {pages.last_page_len[2]};
   third.memory.data = pages.memory.data;
-  call<small_page> alone(third, {33}, 2, {.window = 50});
+  statistics_case<small_page> alone(third, {33}, 2, {.window = 50});
   alone.q.assign(one.q.begin() + 5 * 4 * 64, one.q.end()), alone.lse.assign(one.lse.begin() + 5 * 4, one.lse.end());
   alone.weights.assign(one.weights.begin() + 5, one.weights.end()),
       alone.thresholds.assign(one.thresholds.begin() + 5, one.thresholds.end());
@@ -249,7 +137,7 @@ TEST_CASE("statistics: the sums of integer accuracy are its own scores', also wh
       pages.add_bias(-1, 5);
       for (std::size_t i = 40; i < pages.bias.size(); i += 150) pages.bias[i] = 5;
     }
-    call<small_page> one(pages, {40, 3}, 2, {.soft_cap = 30});
+    statistics_case<small_page> one(pages, {40, 3}, 2, {.soft_cap = 30});
     one.attend<integer_accuracy>();
     auto const got = one.statistics<integer_accuracy>(sums_of_groups{});
     for (std::size_t head = 0; head < 2; ++head) {
@@ -278,7 +166,7 @@ struct request {
 
 TEST_CASE("statistics: refuse what does not fit, and write nothing then", "[cpu][statistics][status]") {
   paged_case<small_page> const pages({70, 5}, 2, 1);
-  call<small_page> const one(pages, {3, 2}, 2);
+  statistics_case<small_page> const one(pages, {3, 2}, 2);
   std::vector<float> numbers(2 * 192, 7.0f);
   auto const refused = [&](errc code, void (*spoil)(request&)) {
     request spoilt{{.sum = {numbers.data(), {2, 192}}, .entropy = {numbers.data(), {2, 192}}},
@@ -305,7 +193,7 @@ TEST_CASE("statistics: refuse what does not fit, and write nothing then", "[cpu]
   refused(errc::shape_mismatch, [](request& r) { r.q.extent[2] = 63; });
   refused(errc::shape_mismatch, [](request& r) { r.q_indptr[1] = -1; });
 
-  call<small_page> few(pages, {3, 2}, 2);
+  statistics_case<small_page> few(pages, {3, 2}, 2);
   std::vector<float> made(4 * 192);
   all_of_heads view{.sum = {made.data(), {4, 192}}};
   view.square_sum = view.maximum = view.below = view.weighted_sum = view.entropy = view.sum;
@@ -326,7 +214,7 @@ namespace {
 
 // Attention with scores in `sums`; the scratch holds garbage.
 template <class Accuracy>
-std::vector<float> score(call<small_page>& one, std::vector<float>& sums, float decay) {
+std::vector<float> score(statistics_case<small_page>& one, std::vector<float>& sums, float decay) {
   std::int64_t const rows = std::min<std::int64_t>(16, one.tokens * one.group);
   std::vector<float> scratch(static_cast<std::size_t>(one.pages.kv_heads * rows * one.slots), std::nanf(""));
   one.options.scores = {.sum = {sums.data(), {one.pages.kv_heads, one.slots}},
@@ -345,7 +233,7 @@ TEST_CASE("scores: a decode step adds its attention to each slot, and changes no
     for (int const group : {1, 2, 3, 8, 20})
       for (attention_options const& options : {attention_options{}, attention_options{.soft_cap = 2, .window = 9}}) {
         INFO("group " << group << ", window " << options.window);
-        call<small_page> one(pages, counts, group, options);
+        statistics_case<small_page> one(pages, counts, group, options);
         one.attend<exact_accuracy>();
         auto const without = one.out;
         std::vector<float> sums(static_cast<std::size_t>(2 * one.slots), 0.0f);
@@ -358,7 +246,7 @@ TEST_CASE("scores: they decay first; with decay 0 what stood there is not read; 
           "[cpu][statistics]") {
   paged_case<small_page> pages({70, 0, 5}, 2, 1);
   pages.add_bias(-1, 4);
-  call<small_page> one(pages, {1, 1, 1}, 2);
+  statistics_case<small_page> one(pages, {1, 1, 1}, 2);
   std::vector<float> fresh(2 * 192, std::nanf("")), kept(2 * 192, 3.0f);
   score<exact_accuracy>(one, fresh, 0);
   score<exact_accuracy>(one, kept, 0.5f);
@@ -375,7 +263,7 @@ TEST_CASE("scores: they decay first; with decay 0 what stood there is not read; 
 TEST_CASE("scores: the second pass gives the same, for integer accuracy too", "[cpu][statistics]") {
   paged_case<small_page> pages({300, 64, 1}, 2, 1);
   pages.add_bias(-1, 5);
-  call<small_page> one(pages, {5, 1, 1}, 4);
+  statistics_case<small_page> one(pages, {5, 1, 1}, 4);
   std::vector<float> sums(static_cast<std::size_t>(2 * one.slots), 0.0f);
   score<integer_accuracy>(one, sums, 1);
   auto const second = one.statistics<integer_accuracy>(sums_of_groups{})[0];
@@ -385,7 +273,7 @@ TEST_CASE("scores: the second pass gives the same, for integer accuracy too", "[
 
 TEST_CASE("scores: refused where they do not fit", "[cpu][statistics][status]") {
   paged_case<small_page> const pages({70, 5}, 2, 1);
-  call<small_page> one(pages, {1, 1}, 2);
+  statistics_case<small_page> one(pages, {1, 1}, 2);
   std::vector<float> sums(2 * 192), scratch(2 * 4 * 192);
   auto const refused = [&](void (*spoil)(slot_scores&)) {
     attention_options options{.scores = {.sum = {sums.data(), {2, 192}}, .logits = {scratch.data(), {2, 4, 192}}}};
