@@ -18,7 +18,8 @@ struct limits {
 inline constexpr limits two_terms{4, 2e-5}, one_term{4000, 4e-3};
 
 template <class Page, class Accuracy = exact_accuracy, class Q = float, class O = float>
-void check(std::vector<std::int64_t> lengths, std::vector<std::int64_t> queries, int heads, int group, limits most, attention_options options = {}, int step = 1) {
+void check(std::vector<std::int64_t> lengths, std::vector<std::int64_t> queries, int heads, int group, limits most,
+           attention_options options = {}, int step = 1) {
   paged_case<Page> const pages(std::move(lengths), heads, 7);
   attention_error const error = run_on_device<Accuracy, Q, O>(pages, queries, group, options, step);
   CHECK(error.broken == 0);
@@ -31,7 +32,8 @@ void check(std::vector<std::int64_t> lengths, std::vector<std::int64_t> queries,
 
 TEST_CASE("device attention: one token over ragged sequences, every kind of codec") {
   check<page_of<int4<per_token<64>>, int4<per_token<64>>, 64>>({1, 0, 33, 700, 64}, {1, 1, 1, 1, 0}, 2, 4, two_terms);
-  check<page_of<int4<per_token<64>>, int4<per_token<64>>, 64>, integer_accuracy, bf16, bf16>({1, 0, 33, 700, 64}, {1, 1, 1, 1, 0}, 2, 4, one_term);
+  check<page_of<int4<per_token<64>>, int4<per_token<64>>, 64>, integer_accuracy, bf16, bf16>({1, 0, 33, 700, 64}, {1, 1, 1, 1, 0}, 2, 4,
+                                                                                             one_term);
   check<page_of<int4<per_channel<32>>, int4<per_token<32>>, 128>, exact_accuracy, f16, f16>({65, 300}, {1, 1}, 1, 8, {4, 3e-4});
   check<page_of<int8<per_token<>, zero::none>, int8<per_token<16>, zero::integer>, 80>>({31, 129}, {1, 1}, 2, 1, two_terms);
   check<page_of<int2<per_channel<64>>, int2<per_token<32>>, 64, 64, 128>>({200, 128, 5}, {1, 1, 1}, 1, 3, two_terms);
@@ -39,13 +41,14 @@ TEST_CASE("device attention: one token over ragged sequences, every kind of code
   check<page_of<block_float<4, per_token<32>>, block_float<6, per_channel<16>>, 64>>({100, 32}, {1, 1}, 1, 5, two_terms);
   check<page_of<raw<bf16>, raw<bf16>, 128>>({90}, {1}, 1, 4, {200, 2e-5});
   check<page_of<raw<f16>, integer<5, per_token<64>>, 64>>({90}, {1}, 1, 7, two_terms);
-  check<page_of<pith::pipe<hadamard<64>, int4<per_token<64>>>, pith::pipe<hadamard<64>, int4<per_token<64>>>, 64>>({1, 0, 190}, {1, 1, 1}, 2, 4, {20, 2e-5});
+  check<page_of<pith::pipe<hadamard<64>, int4<per_token<64>>>, pith::pipe<hadamard<64>, int4<per_token<64>>>, 64>>({1, 0, 190}, {1, 1, 1},
+                                                                                                                   2, 4, {20, 2e-5});
 }
 
 TEST_CASE("device attention: many query rows, split and whole") {
   using page = page_of<int4<per_token<64>>, int4<per_token<64>>, 64>;
-  check<page>({40, 3, 100, 0}, {2, 3, 1, 0}, 2, 4, two_terms);       // two tiles of 8 rows
-  check<page>({200, 70, 9}, {40, 70, 9}, 1, 3, two_terms);           // warps along rows
+  check<page>({40, 3, 100, 0}, {2, 3, 1, 0}, 2, 4, two_terms);  // two tiles of 8 rows
+  check<page>({200, 70, 9}, {40, 70, 9}, 1, 3, two_terms);      // warps along rows
   check<page, integer_accuracy, bf16, bf16>({500, 130}, {130, 1}, 2, 2, one_term);
   check<page_of<int8<per_channel<32>>, int8<per_channel<32>>, 64, 128>>({150}, {33}, 1, 2, two_terms);
   check<page_of<raw<bf16>, raw<bf16>, 64>>({150}, {50}, 1, 2, {200, 2e-5});
@@ -67,47 +70,6 @@ TEST_CASE("device attention: window, soft cap, sinks, biases, strides") {
   CHECK(error.worst <= two_terms.worst);
 }
 
-TEST_CASE("device attention: the weights of each slot") {
-  using page = page_of<pith::pipe<hadamard<64>, int4<per_token<64>>>, int4<per_token<64>>, 64>;
-  paged_case<page> pages({90, 0, 200}, 2, 3);
-  pages.add_bias(-1, 5);
-  constexpr int group = 3, heads = 2 * group;
-  std::vector<std::int64_t> const q_indptr{0, 5, 6, 8};
-  random_bits random(4);
-  std::vector<float> q(8 * heads * 64), out(q.size()), lse(8 * heads), weights(2 * 64 * pages.indices.size(), 0.5f);
-  for (float& x : q) x = gaussian(random);
-  emulated_environment const env;
-  tensor_view<float, 2, space::device> const lse_view(lse.data(), {8, heads}), weights_view(weights.data(), {2, static_cast<std::int64_t>(weights.size() / 2)});
-  auto const run = [&](device_attention_options const& options) {
-    return paged_attention<exact_accuracy>(cuda{}, env, as_device(pages.view()), q_indptr.data(), 5, tensor_view<float const, 3, space::device>(q.data(), {8, heads, 64}),
-                                           tensor_view<float, 3, space::device>(out.data(), {8, heads, 64}), options);
-  };
-  REQUIRE(run({.window = 70, .lse = lse_view}) == status{});
-  auto const weigh = [&](tensor_view<float, 2, space::device> known) {
-    return paged_attention_weights<exact_accuracy>(cuda{}, env, as_device(pages.view()), q_indptr.data(), 5, tensor_view<float const, 3, space::device>(q.data(), {8, heads, 64}),
-                                                   known, weights_view, {.window = 70});
-  };
-  CHECK(weigh({}) == status{errc::shape_mismatch, 0});
-  REQUIRE(weigh(lse_view) == status{});
-  double worst = 0, all = 0;
-  std::vector<double> expected(weights.size(), 0.5);
-  for (std::size_t s = 0; s < 3; ++s)
-    for (std::int64_t row = q_indptr[s]; row < q_indptr[s + 1]; ++row)
-      for (int h = 0; h < heads; ++h) {
-        std::int64_t const upper = pages.lengths[s] - q_indptr[s + 1] + row + 1;
-        for (std::int64_t t = std::max<std::int64_t>(0, upper - 70); t < upper; ++t) {
-          double sum = 0;
-          for (int c = 0; c < 64; ++c) sum += q[static_cast<std::size_t>((row * heads + h) * 64 + c)] * pages.keys[s * 2 + static_cast<std::size_t>(h / group)][static_cast<std::size_t>(t * 64 + c)];
-          double const p = std::exp(sum / 8 + pages.bias_of(s, h / group, t) - static_cast<double>(lse[static_cast<std::size_t>(row * heads + h)]));
-          expected[static_cast<std::size_t>(h / group) * weights.size() / 2 + static_cast<std::size_t>(pages.indptr[s] * 64 + t)] += p;
-          all += p;
-        }
-      }
-  for (std::size_t i = 0; i < weights.size(); ++i) worst = std::max(worst, std::fabs(expected[i] - static_cast<double>(weights[i])));
-  CHECK(worst <= 2e-5);
-  CHECK(std::fabs(all - 7 * heads) <= 1e-3);  // each row that sees something gives 1
-}
-
 TEST_CASE("device attention: a block id that is none is reported and left out") {
   using page = page_of<int8<per_token<64>>, int8<per_token<64>>, 64>;
   paged_case<page> pages({200}, 1, 7);
@@ -115,7 +77,8 @@ TEST_CASE("device attention: a block id that is none is reported and left out") 
   std::vector<float> q(64, 1.0f), out(64), without(64);
   std::vector<std::int64_t> const q_indptr{0, 1};
   auto const run = [&](std::vector<float>& to) {
-    return paged_attention<exact_accuracy>(cuda{}, env, as_device(pages.view()), q_indptr.data(), 1, tensor_view<float const, 3, space::device>(q.data(), {1, 1, 64}),
+    return paged_attention<exact_accuracy>(cuda{}, env, as_device(pages.view()), q_indptr.data(), 1,
+                                           tensor_view<float const, 3, space::device>(q.data(), {1, 1, 64}),
                                            tensor_view<float, 3, space::device>(to.data(), {1, 1, 64}));
   };
   pages.indices[1] = static_cast<std::uint32_t>(pages.blocks);
@@ -125,7 +88,8 @@ TEST_CASE("device attention: a block id that is none is reported and left out") 
   paged_case<page> shorter({200}, 1, 7);
   shorter.bias.assign(256, 0.0f);
   for (int t = 64; t < 128; ++t) shorter.bias[static_cast<std::size_t>(t)] = minus_infinity;
-  CHECK(paged_attention<exact_accuracy>(cuda{}, env, as_device(shorter.view()), q_indptr.data(), 1, tensor_view<float const, 3, space::device>(q.data(), {1, 1, 64}),
+  CHECK(paged_attention<exact_accuracy>(cuda{}, env, as_device(shorter.view()), q_indptr.data(), 1,
+                                        tensor_view<float const, 3, space::device>(q.data(), {1, 1, 64}),
                                         tensor_view<float, 3, space::device>(without.data(), {1, 1, 64})) == status{});
   for (int c = 0; c < 64; ++c) CHECK(std::fabs(out[static_cast<std::size_t>(c)] - without[static_cast<std::size_t>(c)]) <= 1e-5f);
 }
@@ -137,7 +101,8 @@ TEST_CASE("device attention: refuses what the host can see, and starts nothing")
   std::vector<float> q(4 * 64), out(4 * 64, -77.0f);
   using view = tensor_view<float const, 3, space::device>;
   using out_view = tensor_view<float, 3, space::device>;
-  auto const refused = [&](device_pages<page> from, view asked, out_view to, device_attention_options options = {}, std::int64_t scratch = 8 << 20) {
+  auto const refused = [&](device_pages<page> from, view asked, out_view to, device_attention_options options = {},
+                           std::int64_t scratch = 8 << 20) {
     emulated_environment const env(scratch);
     status const got = paged_attention<exact_accuracy>(cuda{}, env, from, q_indptr.data(), 1, asked, to, options);
     for (float x : out) CHECK(x == -77.0f);

@@ -1,69 +1,51 @@
 // SPDX-License-Identifier: Apache-2.0
-// How much attention each slot got: what eviction policies rank slots by.
+// Statistics of attention on a device over the caller's own pages: what eviction policies rank slots by, in a second pass over the keys
+// (page/attention_statistics.hpp says which there are, and how they are defined).
 //
-//   weights[kv_head][slot] += sum over the call's query rows of e^(s - lse)
+//   device_statistics_view<group_reduction::sum, statistic::sum> out{.sum = {scores, {kv_heads, slots}}};
+//   attention_statistics(cuda{}, env, pages, q_indptr, most_queries, q, lse, out, {.newest = 64}, options);
 //
-// A second pass over the keys, once lse is known: the sums are exact ones over all rows, where weights relative to a running maximum would not
-// be. Each slot belongs to one warp of one block, so that the order of additions, and every bit, is fixed.
+// q, q_indptr and options as for paged_attention, lse [query token][query head] as it wrote it. Slots count as biases do:
+//   slot `i` of page `p` of the table is p * Page::tokens + i; slots behind a sequence's last token are not written
+//
+// errors  as paged_attention; those of device_statistics_view, but that only the device knows how many slots there are
+// cost    every key is read once for 32 query rows (channels above 128: 16; up to 8 rows: 8), after the first time from the second-level
+//         cache; two launches; no allocation, no synchronisation
 #pragma once
 
-#include "pith/cuda/attention_walk.hpp"
+#include "pith/cuda/paged_attention.hpp"
+#include "pith/cuda/statistics_launch.hpp"
 
-namespace pith::device {
+namespace pith {
 
-template <class Page, class Source, class Q, int Terms>
-struct attention_statistics_kernel : attention_walk<Page, Source, Q, 1, Terms, warps_along::tokens, false> {
-  using walk_type = attention_walk<Page, Source, Q, 1, Terms, warps_along::tokens, false>;
-  static constexpr int warps = walk_type::warps, threads = walk_type::threads, rows = walk_type::rows;
-
-  float const* lse;  // [query token][query head], natural
-  std::int64_t lse_stride;
-  float* weights;  // [kv_head][index of slot]
-  std::int64_t weights_stride;
-
-  template <device_like Thread>
-  PITH_HD void operator()(Thread& t) const {
-    if (t.block_x() >= *this->part_count) return;
-    attention_part const part = uniform_part(t, this->parts + t.block_x());
-    std::int64_t const all_rows = this->source.queries(part.sequence).count * this->group;
-    for (std::int64_t first_row = 0; first_row < all_rows; first_row += rows) {
-      if (part.raw == 0) {
-        run<true>(t, part, first_row, all_rows);
-      } else {
-        if constexpr (Source::has_raw) run<false>(t, part, first_row, all_rows);
-      }
-      t.sync();  // before the next rows' queries
-    }
+template <class Accuracy = exact_accuracy, class Page, storage_scalar Q, group_reduction Reduction, statistic... Wanted,
+          device::environment Environment>
+status attention_statistics(cuda, Environment const& env, device_pages<Page> const& pages, std::int64_t const* q_indptr,
+                            std::int64_t most_queries, tensor_view<Q const, 3, space::device> q,
+                            std::type_identity_t<tensor_view<float const, 2, space::device>> lse,
+                            device_statistics_view<Reduction, Wanted...> const& out, device_statistics_rows const& chosen = {},
+                            device_attention_options const& options = {}) {
+  using view = device_statistics_view<Reduction, Wanted...>;
+  if constexpr (device::check_device_statistics<view>() && device::check_device_page<Page>()) {
+    if (status const ok = device::check_queries(pages, q_indptr, most_queries, q, lse, options); !ok) return ok;
+    if (lse.data == nullptr) return {errc::shape_mismatch, 0};
+    if (status const ok = device::check_statistics(out, chosen, pages.kv_heads, q.extent[1], 0); !ok) return ok;
+    using source = device::page_source<Page>;
+    return device::statistics_launch<Page, Accuracy, source, Q, view, Environment>::run(
+        env, source{pages, q_indptr, env.status_word()}, {pages.sequences, most_queries, pages.kv_heads}, q, lse, out, chosen, options);
+  } else {
+    return {errc::unsupported, 0};
   }
+}
 
- private:
-  template <bool Packed, class Thread>
-  PITH_HD void run(Thread& t, attention_part const& part, std::int64_t first_row, std::int64_t all_rows) const {
-    auto const head = this->source.at(part.sequence, static_cast<int>(t.block_y()));
-    std::int64_t const first_token = this->source.queries(part.sequence).first;
-    row_state<1> state;
-    state.clear();
-    auto const seen = this->begin(t, head, part, first_row, first_row + rows, all_rows, state);
-    int const g = t.lane() / 4, quad = t.lane() % 4;
-    float whole[2];
-    PITH_UNROLL for (int i = 0; i < 2; ++i) {
-      std::int64_t const row = first_row + 2 * quad + i;
-      whole[i] = -no_score;  // a row that is not there weighs nothing
-      if (row < all_rows) {
-        float const known = lse[(first_token + row / this->group) * lse_stride + t.block_y() * this->group + row % this->group];
-        if (known > no_score) whole[i] = known * log2_e;
-      }
-    }
-    float* const out = weights + t.block_y() * weights_stride;
-    this->template walk<Packed>(t, head, part, state, seen, [&](float(&s)[2][1][4], std::byte const*, int slot, int slots) {
-      PITH_UNROLL for (int e = 0; e < 4; ++e) {
-        float const own = exp2_fast(s[e / 2][0][2 * (e % 2)] - whole[0]) + exp2_fast(s[e / 2][0][2 * (e % 2) + 1] - whole[1]);
-        float const sum = sum_over_lanes<1, 4>(t, own);
-        int const at = slot + 4 * g + e;
-        if (quad == 0 && at < slots) out[head.index_of(at)] += sum;
-      }
-    });
-  }
-};
+// The same for queries in a buffer that the caller may write.
+template <class Accuracy = exact_accuracy, class Page, storage_scalar Q, class View, device::environment Environment>
+status attention_statistics(cuda on, Environment const& env, device_pages<Page> const& pages, std::int64_t const* q_indptr,
+                            std::int64_t most_queries, tensor_view<Q, 3, space::device> q,
+                            std::type_identity_t<tensor_view<float const, 2, space::device>> lse, View const& out,
+                            device_statistics_rows const& chosen = {}, device_attention_options const& options = {}) {
+  return attention_statistics<Accuracy>(on, env, pages, q_indptr, most_queries, tensor_view<Q const, 3, space::device>(q), lse, out, chosen,
+                                        options);
+}
 
-}  // namespace pith::device
+}  // namespace pith

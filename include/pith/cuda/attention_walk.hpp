@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The way of a warp over the 32-token blocks of one part of a sequence (attention_plan.hpp), for one KV head and 8 NT of its query rows: words are
-// copied into shared memory in the background, and scores come out in registers. What is done with them is the caller's: attention_kernel.hpp,
-// attention_statistics.hpp. No decoded page is ever in memory.
+// The way of a warp over the 32-token blocks of one part of a sequence (attention_plan.hpp), for one KV head and 8 NT of its query rows:
+// words are copied into shared memory in the background, and scores come out in registers. What is done with them is the caller's:
+// attention_kernel.hpp, statistics_kernel.hpp. No decoded page is ever in memory.
 //
-// Warps along tokens (decoding): each takes every fourth block for the same rows. Warps along rows (prefill): each has 8 NT rows of its own and
-// they walk the same blocks together. A ring in shared memory has room for `stages` blocks; stages - 1 of them are on their way while one is
-// multiplied, and the table's entry for the next one is read before that.
+// Warps along tokens (decoding): each takes every fourth block for the same rows. Warps along rows (prefill): each has 8 NT rows of its own
+// and they walk the same blocks together. A ring in shared memory has room for `stages` blocks; stages - 1 of them are on their way while
+// one is multiplied, and the table's entry for the next one is read before that.
 //
 // A Source is a trivially copyable view of the sequences of one call:
 //   packed_blocks(i), raw_blocks(i)      32-token blocks of sequence i whose values are packed, or raw
@@ -13,14 +13,17 @@
 //   limits(i, token, window, lower, upper)   slots that query token sees
 //   at(i, head) -> Head:  first_tokens(), sealed_keys(), sealed_values(), stored(), chunk_tokens()      as page/attention_engine.hpp
 //                         page(t, index)            packed page or null      staging_keys(slot) ... chunk_values(token)   raw tiles
-//                         hides(), visible(slot), has_biases(), bias(slot), index_of(slot)     the slot's place in a row of biases or statistics
+//                         hides(), visible(slot), has_biases(), bias(slot)
+//                         index_of(slot)            its place in a row of biases or statistics
 //                         key_state(), value_state()
 //   has_raw, has_visibility, has_bias, keys_differ    (static)    keys_differ: values and keys may be sealed up to different slots
 //   first_tile                                        tokens of a raw tile of the first tokens
+// and rows are what the caller counts as rows of the KV head: attention_blocks.hpp.
 #pragma once
 
 #include "pith/codec/pipe.hpp"
 #include "pith/core/view.hpp"
+#include "pith/cuda/attention_blocks.hpp"
 #include "pith/cuda/attention_plan.hpp"
 #include "pith/cuda/dot_block.hpp"
 #include "pith/cuda/mix_operand.hpp"
@@ -39,7 +42,7 @@ struct attention_call {
   std::int32_t const* part_count;
   tensor_view<Q const, 3, space::device> q;
   float* partial;
-  float* limits;  // [part][kv_head][row][2]: m, l
+  float* limits;       // [part][kv_head][row][2]: m, l
   std::int32_t group;  // query heads of a KV head
   std::int32_t kv_heads;
   std::int32_t rows_at;  // rows of a part and head in the partial results
@@ -84,7 +87,9 @@ struct attention_walk : attention_call<Source, Q> {
   //   warps along rows     | queries, row | queries, row | ... | ring, for all |
   static constexpr int own_bytes = row_bytes + (shares_rows ? ring_bytes : queries_bytes);
   static constexpr int common_bytes = shares_rows ? queries_bytes : ring_bytes;
-  static constexpr int warps = common_bytes + 4 * own_bytes <= most_shared_bytes ? 4 : common_bytes + 2 * own_bytes <= most_shared_bytes ? 2 : 1;
+  static constexpr int warps = common_bytes + 4 * own_bytes <= most_shared_bytes   ? 4
+                               : common_bytes + 2 * own_bytes <= most_shared_bytes ? 2
+                                                                                   : 1;
   static constexpr int threads = warps * warp_lanes;
   static constexpr int rows = 8 * NT * (shares_rows ? 1 : warps);  // of a block
   // Raw blocks are few and large: they take one place at a time, of as many warps as there is room for.
@@ -99,7 +104,9 @@ struct attention_walk : attention_call<Source, Q> {
   static_assert(shared_bytes <= most_shared_bytes);
 
   template <class Thread>
-  PITH_HD static std::byte* queries_of(Thread& t) { return t.shared() + (shares_rows ? 0 : t.warp() * own_bytes); }
+  PITH_HD static std::byte* queries_of(Thread& t) {
+    return t.shared() + (shares_rows ? 0 : t.warp() * own_bytes);
+  }
   template <class Thread>
   PITH_HD static float* row_of(Thread& t) {
     return reinterpret_cast<float*>(t.shared() + queries_bytes + t.warp() * (shares_rows ? row_bytes : own_bytes));
@@ -113,37 +120,36 @@ struct attention_walk : attention_call<Source, Q> {
     int all_from, all_to;  // every row of the warp sees these slots
     int to;                // no row that walks along sees this one or a later one
   };
-  // The 8 NT rows of this warp from first_row on: what they see goes to `state`, and their queries to shared memory. `behind` is the end of the
-  // rows of all warps that walk the same blocks.
-  template <class Thread, class Head>
+  // The 8 NT rows of this warp from first_row on: what they see goes to `state`, and their queries to shared memory. `behind` is the end of
+  // the rows of all warps that walk the same blocks.
+  template <class Thread, class Head, class Rows>
   PITH_HD visible_range begin(Thread& t, Head const& head, attention_part const& part, std::int64_t first_row, std::int64_t behind,
-                              std::int64_t all_rows, row_state<NT>& state) const {
+                              Rows const& rows, row_state<NT>& state) const {
     int least_upper = 0x7fffffff, most_lower = 0;  // of the rows that are there
-    PITH_UNROLL for (int n = 0; n < NT; ++n)
-      PITH_UNROLL for (int i = 0; i < 2; ++i) {
-        std::int64_t const row = first_row + 8 * n + 2 * (t.lane() % 4) + i;
-        std::int64_t lower = 0, upper = 0;
-        bool const there = row < all_rows;
-        if (there) this->source.limits(part.sequence, row / this->group, this->window, &lower, &upper);
-        state.lower[n][i] = static_cast<int>(lower), state.upper[n][i] = static_cast<int>(upper);
-        if (!there) continue;
-        least_upper = least_upper < state.upper[n][i] ? least_upper : state.upper[n][i];
-        most_lower = most_of(most_lower, state.lower[n][i]);
-      }
+    PITH_UNROLL for (int n = 0; n < NT; ++n) PITH_UNROLL for (int i = 0; i < 2; ++i) {
+      std::int64_t const row = first_row + 8 * n + 2 * (t.lane() % 4) + i;
+      std::int64_t lower = 0, upper = 0;
+      bool const there = row < rows.count;
+      if (there) this->source.limits(part.sequence, rows.token(row), this->window, &lower, &upper);
+      state.lower[n][i] = static_cast<int>(lower), state.upper[n][i] = static_cast<int>(upper);
+      if (!there) continue;
+      least_upper = least_upper < state.upper[n][i] ? least_upper : state.upper[n][i];
+      most_lower = most_of(most_lower, state.lower[n][i]);
+    }
     PITH_UNROLL for (int mask = 1; mask < 4; mask *= 2) {
       int const least = t.shuffle_xor(least_upper, mask);
       least_upper = least_upper < least ? least_upper : least;
       most_lower = most_of(most_lower, t.shuffle_xor(most_lower, mask));
     }
     // Limits rise with the row: the last row of those that walk along sees most.
-    std::int64_t const last = (behind < all_rows ? behind : all_rows) - 1;
+    std::int64_t const last = (behind < rows.count ? behind : rows.count) - 1;
     std::int64_t lower = 0, upper = 0;
-    this->source.limits(part.sequence, last / this->group, this->window, &lower, &upper);
-    lay_down_queries(t, head, part, first_row, all_rows);
+    this->source.limits(part.sequence, rows.token(last), this->window, &lower, &upper);
+    lay_down_queries(t, head, part, first_row, rows);
     return {most_lower, least_upper, static_cast<int>(upper)};
   }
 
-  // Calls f(scores, values, first slot, slots) for every block of the part that some row sees: masked scores in base 2, and the staged values.
+  // Calls f(scores, values, slots, block) for every block of the part that some row sees: masked scores in base 2, and the staged values.
   template <bool Packed, class Thread, class Head, class F>
   PITH_HD void walk(Thread& t, Head const& head, attention_part const& part, row_state<NT> const& state, visible_range const& seen,
                     F const& f) const {
@@ -188,12 +194,16 @@ struct attention_walk : attention_call<Source, Q> {
         float s[2][NT][4] = {};
         std::byte const* const stage = ring + place * bytes;
         score<Packed>(t, head, state, seen, queries_of(t), stage, now, s);
-        f(s, stage + place_of<Packed>::key_bytes, now.slot, now.slots);
+        f(s, stage + place_of<Packed>::key_bytes, slots_of_block{now.slot, now.slots}, block);
       }
       place = place + 1 == depth ? 0 : place + 1;
     }
     t.template wait<0>();
   }
+
+  // Warps that walk blocks of their own, the first of them.
+  template <bool Packed>
+  static constexpr int walking = Packed ? warps : raw_warps;
 
  private:
   // A 32-token block: where its keys and values lie, and the slot of its first token.
@@ -201,15 +211,15 @@ struct attention_walk : attention_call<Source, Q> {
     std::byte const* keys = nullptr;  // null: there is no such block
     std::byte const* values = nullptr;
     int slot = 0;
-    int slots = 0;   // behind its last token, or behind the whole segment
-    int stored = 0;  // the slot counted from the end of the first tokens, as pages count
+    int slots = 0;         // behind its last token, or behind the whole segment
+    int stored = 0;        // the slot counted from the end of the first tokens, as pages count
     int first_block = -1;  // of the raw first tokens
     bool packed_keys_here = false;
   };
 
   // Rows in shared memory, then as dot_block reads them.
-  template <class Thread, class Head>
-  PITH_HD void lay_down_queries(Thread& t, Head const& head, attention_part const& part, std::int64_t first_row, std::int64_t all_rows) const {
+  template <class Thread, class Head, class Rows>
+  PITH_HD void lay_down_queries(Thread& t, Head const& head, attention_part const& part, std::int64_t first_row, Rows const& rows) const {
     std::int64_t const first_token = this->source.queries(part.sequence).first;
     std::byte* const query = queries_of(t);
     float* const row = row_of(t);
@@ -218,8 +228,8 @@ struct attention_walk : attention_call<Source, Q> {
       std::int64_t const at = first_row + r;
       for (int c = t.lane(); c < dk; c += warp_lanes) {
         float x = 0;
-        if (at < all_rows)
-          x = to_float(this->q.data[this->q.offset(first_token + at / this->group, t.block_y() * this->group + at % this->group, c)]);
+        if (at < rows.count)
+          x = to_float(this->q.data[this->q.offset(first_token + rows.token(at), t.block_y() * this->group + rows.head(at), c)]);
         row[c] = x;
       }
       t.sync_warp();
@@ -241,19 +251,24 @@ struct attention_walk : attention_call<Source, Q> {
 
   // Those who share a ring.
   template <class Thread>
-  PITH_HD static void meet(Thread& t) { shares_rows ? t.sync_warp() : t.sync(); }
+  PITH_HD static void meet(Thread& t) {
+    shares_rows ? t.sync_warp() : t.sync();
+  }
   // Those who share queries.
   template <class Thread>
-  PITH_HD static void meet_all(Thread& t) { shares_rows ? t.sync() : t.sync_warp(); }
+  PITH_HD static void meet_all(Thread& t) {
+    shares_rows ? t.sync() : t.sync_warp();
+  }
 
   template <bool Packed, class Thread, class Head>
   PITH_HD located locate(Thread& t, Head const& head, int block, int end, visible_range const& seen) const {
     located at;
     if (block >= end) return at;
-    int const skip = static_cast<int>(head.first_tokens());
+    slots_of_block const place = slots_of<Packed>(head, block);
+    at.slot = place.first, at.slots = place.behind;
     if constexpr (Packed) {
       int const slot = block_tokens * block;
-      at.slot = skip + slot, at.slots = skip + static_cast<int>(head.stored()), at.stored = slot;
+      at.stored = slot;
       if (at.slot >= seen.to) return at;
       std::byte const* const page = head.page(t, slot / Page::tokens);
       if (page == nullptr) return at;
@@ -261,16 +276,13 @@ struct attention_walk : attention_call<Source, Q> {
       at.keys = at.packed_keys_here ? page + Page::key_tile_at(slot % Page::tokens) : head.staging_keys(slot);
       at.values = page + Page::value_tile_at(slot % Page::tokens);
     } else {
-      int const first_blocks = (skip + block_tokens - 1) / block_tokens;
-      int const from = static_cast<int>(head.sealed_values()),
-                staged = (static_cast<int>(head.stored()) - from + block_tokens - 1) / block_tokens;
-      if (block < first_blocks) {
+      raw_block_counts const raw(head);
+      if (block < raw.first) {
         at.first_block = block;
-        at.slot = block_tokens * block, at.slots = skip;
         at.keys = head.first_keys(), at.values = head.first_values();
-      } else if (block < first_blocks + staged) {
-        int const slot = from + block_tokens * (block - first_blocks);
-        at.slot = skip + slot, at.slots = skip + static_cast<int>(head.stored()), at.stored = slot;
+      } else if (block < raw.first + raw.staged) {
+        int const slot = raw.from + block_tokens * (block - raw.first);
+        at.stored = slot;
         at.packed_keys_here = Source::keys_differ && slot < head.sealed_keys();
         at.values = head.staging_values(slot);
         if (!at.packed_keys_here) {
@@ -280,8 +292,7 @@ struct attention_walk : attention_call<Source, Q> {
           at.keys = page == nullptr ? nullptr : page + Page::key_tile_at(slot % Page::tokens);
         }
       } else {
-        int const token = block_tokens * (block - first_blocks - staged);
-        at.slot = skip + static_cast<int>(head.stored()) + token, at.slots = skip + static_cast<int>(head.stored() + head.chunk_tokens());
+        int const token = block_tokens * (block - raw.first - raw.staged);
         at.keys = head.chunk_keys(token), at.values = head.chunk_values(token);
       }
       if (at.slot >= seen.to) at.keys = nullptr;
@@ -335,20 +346,17 @@ struct attention_walk : attention_call<Source, Q> {
       dot_block<packed_keys, NT, Terms>::run(t, stage, query, s);
       factors<packed_query>(t, query, factor);
     }
-    PITH_UNROLL for (int h = 0; h < 2; ++h)
-      PITH_UNROLL for (int n = 0; n < NT; ++n)
-        PITH_UNROLL for (int r = 0; r < 4; ++r) s[h][n][r] *= factor[n][r % 2];
+    PITH_UNROLL for (int h = 0; h < 2; ++h) PITH_UNROLL for (int n = 0; n < NT; ++n) PITH_UNROLL for (int r = 0; r < 4; ++r) s[h][n][r] *=
+        factor[n][r % 2];
     if (this->soft_cap > 0) row_state<NT>::soften(s, this->soft_cap);
     int const first = at.slot + 4 * (t.lane() / 4);
     if constexpr (Source::has_bias) {
-      if (head.has_biases())
-        PITH_UNROLL for (int e = 0; e < 4; ++e) {
+      if (head.has_biases()) PITH_UNROLL for (int e = 0; e < 4; ++e) {
           float const b = first + e < at.slots ? head.bias(first + e) * log2_e : 0.0f;
-          PITH_UNROLL for (int n = 0; n < NT; ++n)
-            PITH_UNROLL for (int i = 0; i < 2; ++i) {
-              float& x = s[e / 2][n][2 * (e % 2) + i];
-              x = x + b < no_score ? no_score : x + b;  // -infinity hides a slot
-            }
+          PITH_UNROLL for (int n = 0; n < NT; ++n) PITH_UNROLL for (int i = 0; i < 2; ++i) {
+            float& x = s[e / 2][n][2 * (e % 2) + i];
+            x = x + b < no_score ? no_score : x + b;  // -infinity hides a slot
+          }
         }
     }
     if (at.slot < seen.all_from || at.slot + block_tokens > seen.all_to) state.mask(s, first);
@@ -358,21 +366,19 @@ struct attention_walk : attention_call<Source, Q> {
       PITH_UNROLL for (int e = 0; e < 4; ++e) {
         bool shown = first + e < at.slots;
         if constexpr (Source::has_visibility) shown = shown && (!hides || head.visible(first + e));
-        PITH_UNROLL for (int n = 0; n < NT; ++n)
-          PITH_UNROLL for (int i = 0; i < 2; ++i) {
-            float& x = s[e / 2][n][2 * (e % 2) + i];
-            if (!shown) x = no_score;
-          }
+        PITH_UNROLL for (int n = 0; n < NT; ++n) PITH_UNROLL for (int i = 0; i < 2; ++i) {
+          float& x = s[e / 2][n][2 * (e % 2) + i];
+          if (!shown) x = no_score;
+        }
       }
     }
   }
 
   template <class Query, class Thread>
   PITH_HD static void factors(Thread& t, std::byte const* query, float (&factor)[NT][2]) {
-    PITH_UNROLL for (int n = 0; n < NT; ++n)
-      PITH_UNROLL for (int i = 0; i < 2; ++i) factor[n][i] = load_word<float>(query + Query::factor_at(8 * n + 2 * (t.lane() % 4) + i));
+    PITH_UNROLL for (int n = 0; n < NT; ++n) PITH_UNROLL for (int i = 0; i < 2; ++i) factor[n][i] =
+        load_word<float>(query + Query::factor_at(8 * n + 2 * (t.lane() % 4) + i));
   }
-
 };
 
 }  // namespace pith::device

@@ -38,7 +38,8 @@ struct head_source {
   PITH_HD std::int64_t sealed_values() const { return values_sealed; }
   PITH_HD std::int64_t chunk_tokens() const { return chunk; }
 
-  // Pages [0, divide_up(max(sealed_keys(), sealed_values()), page::tokens)), oldest first; null if it was given back: none of its slots lives.
+  // Pages [0, divide_up(max(sealed_keys(), sealed_values()), page::tokens)), oldest first; null if it was given back: none of its slots
+  // lives.
   template <class Thread>
   PITH_HD std::byte const* page(Thread&, std::int64_t index) const {
     std::uint32_t const block = table[index];
@@ -72,6 +73,7 @@ struct head_source {
     else
       return true;
   }
+  PITH_HD std::int64_t index_of(std::int64_t slot) const { return slot; }
   PITH_HD bool has_biases() const { return Recipe::has_bias; }
   PITH_HD float bias(std::int64_t slot) const {
     if constexpr (Recipe::has_bias)
@@ -122,7 +124,8 @@ struct cache_source {
     layer_state const& state = memory.state_of_layer(sequence[i], layer);
     std::int64_t const staged = state.slots - Recipe::first_tokens;
     std::int64_t const before = staged < 0 ? state.slots : Recipe::first_tokens;
-    return static_cast<std::int32_t>(divide_up(before, block_tokens) + (staged < 0 ? 0 : divide_up(staged - state.sealed_values, block_tokens)) +
+    return static_cast<std::int32_t>(divide_up(before, block_tokens) +
+                                     (staged < 0 ? 0 : divide_up(staged - state.sealed_values, block_tokens)) +
                                      divide_up(chunk[i], block_tokens));
   }
 

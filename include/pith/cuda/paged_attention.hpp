@@ -3,14 +3,17 @@
 //
 //   out[i] = attention of query token i over the pages of its sequence; the queries of a sequence are its newest tokens, causal
 //
-// Everything lies in device memory: pages, the table in CSR form, q_indptr, q, out. Lengths are read by the kernels, so that a captured graph
-// serves every step; the host knows only how many sequences there are and the most queries that one of them brings.
-// q       [query token][query head][key channel]     bf16, f16 or f32, any strides;   out [query token][query head][value channel]
+// Everything lies in device memory: pages, the table in CSR form, q_indptr, q, out. Lengths are read by the kernels, so that a captured
+// graph serves every step; the host knows only how many sequences there are and the most queries that one of them brings. q       [query
+// token][query head][key channel]     bf16, f16 or f32, any strides;   out [query token][query head][value channel]
 //
-// errors  shape_mismatch, out_of_range, misaligned and capacity_exceeded (scratch) before anything is started; what only the device sees comes
-//         in the environment's status word: out_of_range, a block id (`at` is its place in indices); such a page counts as if it were not there
-// cost    every page is read once for 8 query rows (decoding) or 64 (prefill); three launches; no allocation, no synchronisation
-// error   exact accuracy: queries, weights and scales of channels as two f16, 2^-20 of the scores' size; integer accuracy: as one, 2^-11 (raw<bf16>:
+// errors  shape_mismatch, out_of_range, misaligned and capacity_exceeded (scratch) before anything is started; what only the device sees
+// comes
+//         in the environment's status word: out_of_range, a block id (`at` is its place in indices); such a page counts as if it were not
+//         there
+// cost    every page is read once for 8 query rows (decoding) or 64 (prefill); three launches, with scores four; no allocation, no
+// synchronisation error   exact accuracy: queries, weights and scales of channels as two f16, 2^-20 of the scores' size; integer accuracy:
+// as one, 2^-11 (raw<bf16>:
 //         2^-8). See dot_block.hpp, mix_block.hpp
 #pragma once
 
@@ -29,10 +32,10 @@ struct device_pages {
   std::int64_t blocks = 0;  // indices are below it
   int kv_heads = 0;
   std::int64_t sequences = 0;
-  std::int64_t const* indptr = nullptr;          // [sequences + 1]
-  std::uint32_t const* indices = nullptr;        // [pages]
-  std::int32_t const* last_page_len = nullptr;   // [sequences]
-  tensor_view<float const, 2, space::device> bias{};  // [kv_head][pages * Page::tokens], natural units; optional
+  std::int64_t const* indptr = nullptr;                               // [sequences + 1]
+  std::uint32_t const* indices = nullptr;                             // [pages]
+  std::int32_t const* last_page_len = nullptr;                        // [sequences]
+  tensor_view<float const, 2, space::device> bias{};                  // [kv_head][pages * Page::tokens], natural units; optional
   state_of<typename Page::key_tile> const* key_states = nullptr;      // [kv_head], if a codec has calibrated numbers
   state_of<typename Page::value_tile> const* value_states = nullptr;  // [kv_head]
 
@@ -113,7 +116,7 @@ struct page_source {
 // What the host can see of a call's shapes.
 template <class Page, class Q>
 status check_queries(device_pages<Page> const& pages, std::int64_t const* q_indptr, std::int64_t most_queries,
-                     tensor_view<Q const, 3, space::device> q, tensor_view<float, 2, space::device> lse,
+                     tensor_view<Q const, 3, space::device> q, std::type_identity_t<tensor_view<float const, 2, space::device>> lse,
                      device_attention_options const& options) {
   if (status const ok = pages.check(); !ok) return ok;
   if (q.extent[2] != Page::key_channels) return {errc::shape_mismatch, q.extent[2]};
@@ -123,48 +126,42 @@ status check_queries(device_pages<Page> const& pages, std::int64_t const* q_indp
   return {};
 }
 
-}  // namespace device
-
-// q_indptr [sequences + 1] in device memory: sequence s has query tokens q_indptr[s] .. q_indptr[s+1] - 1, at most `most_queries`.
-template <class Accuracy = exact_accuracy, class Page, storage_scalar Q, storage_scalar O, device::environment Environment>
-status paged_attention(cuda, Environment const& env, device_pages<Page> const& pages, std::int64_t const* q_indptr, std::int64_t most_queries,
-                       tensor_view<Q const, 3, space::device> q, tensor_view<O, 3, space::device> out,
-                       device_attention_options const& options = {}) {
-  if constexpr (device::check_device_page<Page>()) {
-    if (status const ok = device::check_queries(pages, q_indptr, most_queries, q, options.lse, options); !ok) return ok;
+template <class Accuracy, class Page, class Q, class O, class Environment, class... Scores>
+status attend_pages(Environment const& env, device_pages<Page> const& pages, std::int64_t const* q_indptr, std::int64_t most_queries,
+                    tensor_view<Q const, 3, space::device> q, tensor_view<O, 3, space::device> out, device_attention_options const& options,
+                    Scores const&... scores) {
+  if constexpr (check_device_page<Page>()) {
+    if (status const ok = check_queries(pages, q_indptr, most_queries, q, options.lse, options); !ok) return ok;
     if (out.extent[0] != q.extent[0] || out.extent[1] != q.extent[1] || out.extent[2] != Page::value_channels)
       return {errc::shape_mismatch, out.extent[2]};
-    using source = device::page_source<Page>;
-    return device::attention_launch<Page, Accuracy, source, Q, O, Environment>::run(
-        env, source{pages, q_indptr, env.status_word()}, {pages.sequences, most_queries, pages.kv_heads}, q, out, options);
+    status right;
+    ((right = scores.check(pages.kv_heads, most_queries * (q.extent[1] / pages.kv_heads), 0, 1)), ...);
+    if (!right) return right;
+    using source = page_source<Page>;
+    return attention_launch<Page, Accuracy, source, Q, O, Environment>::run(
+        env, source{pages, q_indptr, env.status_word()}, {pages.sequences, most_queries, pages.kv_heads}, q, out, options, scores...);
   } else {
     return {errc::unsupported, 0};
   }
 }
 
-// How much of the queries' attention each slot got, in a second pass over the keys: what eviction ranks slots by.
-//
-//   weights[kv_head][page in the table * Page::tokens + slot in the page] += sum over query rows of e^(score - lse)
-//
-// lse [query token][query_head] as paged_attention wrote it for the same queries and options (but sink logits, which it holds already).
-//
-// errors  as paged_attention; shape_mismatch also for lse and weights
-// cost    every key is read once for 8 query rows; two launches
-template <class Accuracy = exact_accuracy, class Page, storage_scalar Q, device::environment Environment>
-status paged_attention_weights(cuda, Environment const& env, device_pages<Page> const& pages, std::int64_t const* q_indptr,
-                               std::int64_t most_queries, tensor_view<Q const, 3, space::device> q, tensor_view<float, 2, space::device> lse,
-                               tensor_view<float, 2, space::device> weights, device_attention_options const& options = {}) {
-  if constexpr (device::check_device_page<Page>()) {
-    if (status const ok = device::check_queries(pages, q_indptr, most_queries, q, lse, options); !ok) return ok;
-    if (lse.data == nullptr) return {errc::shape_mismatch, 0};
-    if (weights.data == nullptr || weights.extent[0] != pages.kv_heads || weights.stride[1] != 1)
-      return {errc::shape_mismatch, weights.extent[0]};
-    using source = device::page_source<Page>;
-    return device::attention_launch<Page, Accuracy, source, Q, float, Environment>::run_statistics(
-        env, source{pages, q_indptr, env.status_word()}, {pages.sequences, most_queries, pages.kv_heads}, q, lse, weights, options);
-  } else {
-    return {errc::unsupported, 0};
-  }
+}  // namespace device
+
+// q_indptr [sequences + 1] in device memory: sequence s has query tokens q_indptr[s] .. q_indptr[s+1] - 1, at most `most_queries`.
+template <class Accuracy = exact_accuracy, class Page, storage_scalar Q, storage_scalar O, device::environment Environment>
+status paged_attention(cuda, Environment const& env, device_pages<Page> const& pages, std::int64_t const* q_indptr,
+                       std::int64_t most_queries, tensor_view<Q const, 3, space::device> q, tensor_view<O, 3, space::device> out,
+                       device_attention_options const& options = {}) {
+  return device::attend_pages<Accuracy>(env, pages, q_indptr, most_queries, q, out, options);
+}
+
+// The same, and scores of slots (slot_scores.hpp), which count as biases do; those of a sequence without queries stay as they are. What is
+// not asked for in this way is not compiled in.
+template <class Accuracy = exact_accuracy, class Page, storage_scalar Q, storage_scalar O, device::environment Environment>
+status paged_attention(cuda, Environment const& env, device_pages<Page> const& pages, std::int64_t const* q_indptr,
+                       std::int64_t most_queries, tensor_view<Q const, 3, space::device> q, tensor_view<O, 3, space::device> out,
+                       device_attention_options const& options, device_slot_scores const& scores) {
+  return device::attend_pages<Accuracy>(env, pages, q_indptr, most_queries, q, out, options, scores);
 }
 
 }  // namespace pith

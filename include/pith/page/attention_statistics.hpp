@@ -39,10 +39,10 @@ enum class group_reduction : std::uint8_t { none, sum, mean, maximum };
 template <group_reduction Reduction, statistic... Wanted>
 struct statistics_view {
   static constexpr group_reduction reduction = Reduction;
-  static constexpr bool has(statistic one) { return ((one == Wanted) || ...); }
+  PITH_HD static constexpr bool has(statistic one) { return ((one == Wanted) || ...); }
   static constexpr int of_slots = ((Wanted != statistic::row_entropy) + ... + 0);
   // Which of those of slots it is.
-  static constexpr int place(statistic one) {
+  PITH_HD static constexpr int place(statistic one) {
     int before = 0;
     bool found = false;
     ((found = found || Wanted == one, before += !found && Wanted != statistic::row_entropy), ...);
