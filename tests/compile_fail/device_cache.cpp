@@ -7,6 +7,7 @@
 #include "pith/codec/permute.hpp"
 #include "pith/codec/sum.hpp"
 #include "pith/cpu/attention.hpp"
+#include "pith/cuda/attention_statistics.hpp"
 #include "pith/cuda/cache.hpp"
 
 // expect 1: make<Recipe>(shape): the composition runs on<cuda>. Fix: make<Recipe>(env, shape, memory) of "pith/cuda/cache.hpp".
@@ -20,6 +21,8 @@
 // expect 9: this codec has no device form. Fix: raw, int2 to int8,
 // expect 10: on<cuda>: the device's cache keeps every token. Fix: leave out keep<...>;
 // expect 11: on<cuda>: the device's cache is not compacted. Fix: leave out side<births>.
+// expect 12: attention_statistics(cuda{}, ...): statistic::row_entropy is not computed on a device. Fix: statistic::entropy;
+// expect 13: attention_statistics(cuda{}, ...): statistic::row_entropy is not computed on a device. Fix: statistic::entropy;
 using namespace pith;
 
 // What a stream and its memory look like from the host.
@@ -40,7 +43,8 @@ struct on_cpu : kv_cache<head_dim<64>, keys<four_bits>, values<four_bits>, on<cp
 struct on_device : kv_cache<head_dim<64>, keys<four_bits>, values<four_bits>, on<cuda>> {};
 struct with_positions : kv_cache<head_dim<64>, keys<four_bits>, values<four_bits>, side<positions>, on<cuda>> {};
 struct permuted : kv_cache<head_dim<64>, keys<pith::pipe<permute, four_bits>>, values<four_bits>, on<cuda>> {};
-struct summed : kv_cache<head_dim<64>, keys<sum<outliers<both_ends<1>, per_token<>, leave::mean>, four_bits>>, values<four_bits>, on<cuda>> {};
+struct summed
+    : kv_cache<head_dim<64>, keys<sum<outliers<both_ends<1>, per_token<>, leave::mean>, four_bits>>, values<four_bits>, on<cuda>> {};
 struct lossless : kv_cache<head_dim<64>, keys<four_bits>, values<dynamic_float<bf16>>, on<cuda>> {};
 struct evictable : kv_cache<head_dim<64>, keys<four_bits>, values<four_bits>, side<liveness>, on<cuda>> {};
 
@@ -55,6 +59,18 @@ template <class Recipe>
 status append_on_device(device_cache<Recipe, environment>& cache) {
   tensor_view<bf16, 3, space::device> const rows;
   return cache.append(environment{}, {}, 0, rows, rows, {});
+}
+
+template <statistic Which>
+status rank_on_device(device_cache<on_device, environment>& cache) {
+  tensor_view<bf16, 3, space::device> const rows;
+  return cache.attention_statistics(environment{}, {}, 0, rows, {}, {}, device_statistics_view<group_reduction::none, Which>{});
+}
+template <statistic Which>
+status rank_pages_on_device() {
+  tensor_view<bf16, 3, space::device> const rows;
+  return attention_statistics(cuda{}, environment{}, device_pages<on_device::page>{}, nullptr, 0, rows, {},
+                              device_statistics_view<group_reduction::none, Which>{});
 }
 
 #if PITH_WRONG == 1
@@ -79,10 +95,16 @@ auto wrong() { return make_on_device<lossless>(); }
 auto wrong() { return make_on_device<choosing>(); }
 #elif PITH_WRONG == 11
 auto wrong() { return make_on_device<compacted>(); }
+#elif PITH_WRONG == 12
+auto wrong(device_cache<on_device, environment>& cache) { return rank_on_device<statistic::row_entropy>(cache); }
+#elif PITH_WRONG == 13
+auto wrong() { return rank_pages_on_device<statistic::row_entropy>(); }
 #else
 auto right_host() { return make<plain>({.bytes = 1 << 20}); }
 auto right() { return make_on_device<on_device>(); }
 auto right_append(device_cache<on_device, environment>& cache) { return append_on_device(cache); }
+auto right_statistics(device_cache<on_device, environment>& cache) { return rank_on_device<statistic::entropy>(cache); }
+auto right_pages() { return rank_pages_on_device<statistic::entropy>(); }
 auto right_source(device_cache<on_device, environment>& cache) { return cache.source({}, 0, {}); }
 auto right_evict(device_cache<evictable, environment>& cache) { return cache.evict(environment{}, {}, 0, 0, {}); }
 #endif

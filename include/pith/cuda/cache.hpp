@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The key-value cache of a model on a device: the host keeps the books (cache/ledger.hpp), the bytes lie in device memory, the same bytes as
-// those of the host's cache.
+// The key-value cache of a model on a device: the host keeps the books (cache/ledger.hpp), the bytes lie in device memory, the same bytes
+// as those of the host's cache.
 //
 //   struct my_cache : kv_cache<head_dim<64>, keys<int4<per_channel<32>>>, values<int4<per_token<64>>>, on<cuda>> {};
-//   auto cache = make<my_cache>(env, {.layers = 32, .kv_heads = 8, .query_heads = 32, .max_sequences = 64, .max_tokens = 8192}, memory).value();
-//   cache.append(env, sequences, layer, k, v, counts);
+//   auto cache = make<my_cache>(env, {.layers = 32, .kv_heads = 8, .query_heads = 32, .max_sequences = 64, .max_tokens = 8192},
+//   memory).value(); cache.append(env, sequences, layer, k, v, counts);
 //
-// Calls that touch bytes launch kernels and copies on the environment's stream and return: nothing waits, nothing allocates. What the host can
-// know comes back as a status; an error of a launch does too, and leaves the bytes of the sequences that it names unspecified.
+// Calls that touch bytes launch kernels and copies on the environment's stream and return: nothing waits, nothing allocates. What the host
+// can know comes back as a status; an error of a launch does too, and leaves the bytes of the sequences that it names unspecified.
 //
 // Stream   one cache, one stream: what is given back may be taken again by the next call, and only the stream's order keeps kernels that
 //          still read it in front of those that write it. Another stream may read behind an event.
@@ -15,18 +15,16 @@
 // Threads  one call at a time
 #pragma once
 
-#include "pith/cuda/attention_launch.hpp"
-#include "pith/cuda/cache_append.hpp"
-#include "pith/cuda/cache_source.hpp"
+#include "pith/cuda/cache_attend.hpp"
 
 namespace pith {
 
 template <class Recipe, device::environment Environment>
-class device_cache : device::cache_bytes<Recipe, Environment> {
-  using bytes = device::cache_bytes<Recipe, Environment>;
-  using typename bytes::changes;
+class device_cache : device::cache_attend<Recipe, Environment> {
+  using bytes = device::cache_attend<Recipe, Environment>;
   using bytes::device_;
   using bytes::store_;
+  using typename bytes::changes;
 
  public:
   using typename bytes::page;
@@ -35,12 +33,15 @@ class device_cache : device::cache_bytes<Recipe, Environment> {
   template <class T>
   using rows = tensor_view<T, 3, space::device>;  // [token][kv_head][channel]
 
-  using bytes::length;  // as those of the host's cache
-  using bytes::stored_values;
+  using bytes::attend;  // see cuda/cache_attend.hpp
+  using bytes::attention_statistics;
   using bytes::check_truncate;
   using bytes::identity;
-  using bytes::shape;
+  using bytes::length;  // as those of the host's cache
   using bytes::memory;  // addresses in it are the device's
+  using bytes::shape;
+  using bytes::source;
+  using bytes::stored_values;
 
   // Device memory that make() needs beside the host cache's arena of the same shape.
   static std::int64_t mirror_bytes(cache_shape const& of) { return device::mirror_parts<Recipe>::of(of).total(); }
@@ -76,10 +77,11 @@ class device_cache : device::cache_bytes<Recipe, Environment> {
   }
 
   // Adds counts[i] tokens to one layer of sequence which[i], for all of them at once. k [token][kv_head][key channel] and v
-  // [token][kv_head][value channel] hold the tokens of the first sequence, then those of the second, and so on; any strides; bf16, f16, f32.
-  // Under nan_policy::reject the environment's status word tells of the first row that is not finite; rows are stored all the same.
+  // [token][kv_head][value channel] hold the tokens of the first sequence, then those of the second, and so on; any strides; bf16, f16,
+  // f32. Under nan_policy::reject the environment's status word tells of the first row that is not finite; rows are stored all the same.
   //
-  // errors  stale_handle, out_of_range (layer, a count below 0; a sequence named twice: `at` is its place), shape_mismatch, capacity_exceeded
+  // errors  stale_handle, out_of_range (layer, a count below 0; a sequence named twice: `at` is its place), shape_mismatch,
+  // capacity_exceeded
   //         (pages or max_tokens; nothing was added to any sequence)
   // cost    two to four launches for each 64 sequences, whatever the counts, and a few more when pages are taken or copied
   template <class K, class V>
@@ -128,7 +130,8 @@ class device_cache : device::cache_bytes<Recipe, Environment> {
 
   // Removes tokens from one KV head: they are never seen again, and a page without a living slot is given back (unless a fork shares it).
   // errors  stale_handle, out_of_range (layer, head, token; nothing was removed)
-  status evict(Environment const& env, sequence of, int layer, int head, std::span<std::int64_t const> tokens) requires(Recipe::has_liveness) {
+  status evict(Environment const& env, sequence of, int layer, int head,
+               std::span<std::int64_t const> tokens) requires(Recipe::has_liveness) {
     if (status const ok = this->check_tokens(of, layer, head, tokens); !ok) return ok;
     layer_state const& state = store_.layer(of.index, layer);
     std::uint64_t* const live = this->live_of(of.index, layer, head);
@@ -158,53 +161,24 @@ class device_cache : device::cache_bytes<Recipe, Environment> {
     return all.flush();
   }
 
-  // Attention of the newest queries[i] tokens of sequence which[i], causal, for all of them at once. q [token][query_head][key channel] and out
-  // [token][query_head][value channel] hold the tokens of the first sequence, then those of the second, and so on. A sequence without tokens
-  // gives out = 0, lse = -infinity.
-  //
-  // errors  stale_handle, out_of_range (layer, a count below 0 or above the sequence's tokens, options), shape_mismatch, capacity_exceeded: the
-  //         environment's scratch is too small; `at` is the bytes wanted
-  // cost    three launches for each 128 sequences; every page is read once for 8 query rows (more than 16: for 64)
-  template <class Q, storage_scalar O>
-  status attend(Environment const& env, std::span<sequence const> which, int layer, rows<Q> q, rows<O> out,
-                std::span<std::int64_t const> queries, device_attention_options const& options = {}) const {
-    if (status const ok = check_attend(which, layer, q, out, queries, options); !ok) return ok;
-    for (std::size_t i = 0; i < which.size(); ++i)
-      if (std::int64_t const tokens = length(which[i], layer); tokens > 0 && queries[i] > tokens) return {errc::out_of_range, queries[i]};
-    return attend_all(env, which, layer, rows<std::remove_const_t<Q> const>(q), out, queries, {}, options);
-  }
-
   // Attention of chunks of new tokens to their sequences and, causally, to the chunks themselves, raw; then appends the chunks.
   // errors  as attend and append; capacity_exceeded also if a chunk is longer than max_chunk
   template <class Q, class K, class V, storage_scalar O>
   status prefill(Environment const& env, std::span<sequence const> which, int layer, rows<Q> q, rows<K> k, rows<V> v, rows<O> out,
                  std::span<std::int64_t const> counts, device_attention_options const& options = {}) {
-    if (status const ok = check_attend(which, layer, q, out, counts, options); !ok) return ok;
+    if (status const ok = this->check_attend(which, layer, q, out, counts, options); !ok) return ok;
     if (status const ok = check_chunk(which, layer, k, v, counts); !ok) return ok;
     if (status const ok = this->reserve_all(env, which, layer, counts); !ok) return ok;
     rows<std::remove_const_t<K> const> const keys(k);
     rows<std::remove_const_t<V> const> const values(v);
     if (status const ok = this->write_chunk(env, which, keys, values, counts); !ok) return ok;
-    if (status const ok = attend_all(env, which, layer, rows<std::remove_const_t<Q> const>(q), out, counts, counts, options); !ok) return ok;
+    if (status const ok = this->attend_all(env, which, layer, rows<std::remove_const_t<Q> const>(q), out, counts, counts, options); !ok)
+      return ok;
     return this->write(env, which, layer, keys, values, counts);
   }
 
-  // What an attention kernel reads of up to cache_source::most checked sequences: queries[i] query tokens, chunk[i] tokens loaded by
-  // load_chunk (or none: an empty span).
-  device::cache_source<Recipe> source(std::span<sequence const> which, int layer, std::span<std::int64_t const> queries,
-                                              std::span<std::int64_t const> chunk = {}) const {
-    using made_type = device::cache_source<Recipe>;
-    PITH_EXPECTS(which.size() <= made_type::most);
-    PITH_EXPECTS(queries.size() == which.size());
-    made_type made{.memory = device_, .layer = layer, .sequences = static_cast<std::int32_t>(which.size())};
-    for (std::size_t i = 0; i < which.size(); ++i) {
-      made.sequence[i] = which[i].index;
-      made.first_query[i + 1] = made.first_query[i] + static_cast<std::int32_t>(queries[i]);
-      made.chunk[i] = chunk.empty() ? 0 : static_cast<std::int32_t>(chunk[i]);
-    }
-    return made;
-  }
-  // Bytes in use, on the device and in the host's books: pages, raw blocks, table runs, calibrated numbers, and what every open sequence holds.
+  // Bytes in use, on the device and in the host's books: pages, raw blocks, table runs, calibrated numbers, and what every open sequence
+  // holds.
   std::int64_t resident_bytes() const { return bytes::resident_bytes() + this->open_sequences() * this->mirrored_sequence_bytes(); }
   double bits_per_value() const {
     return stored_values() == 0 ? 0.0 : 8.0 * static_cast<double>(resident_bytes()) / static_cast<double>(stored_values());
@@ -232,48 +206,6 @@ class device_cache : device::cache_bytes<Recipe, Environment> {
       if (count > store_.shape.max_chunk) return {errc::capacity_exceeded, store_.shape.max_chunk};
     return {};
   }
-
-  template <class Q, class O>
-  status check_attend(std::span<sequence const> which, int layer, rows<Q> q, rows<O> out, std::span<std::int64_t const> queries,
-                      device_attention_options const& options) const {
-    if (queries.size() != which.size()) return {errc::shape_mismatch, static_cast<std::int64_t>(queries.size())};
-    std::int64_t all = 0;
-    for (std::size_t i = 0; i < which.size(); ++i) {
-      if (status const ok = this->check_layer(which[i], layer); !ok) return ok;
-      if (queries[i] < 0) return {errc::out_of_range, queries[i]};
-      all += queries[i];
-    }
-    if (q.extent[0] != all || q.extent[1] != store_.shape.query_heads || q.extent[2] != Recipe::key_channels)
-      return {errc::shape_mismatch, q.extent[0]};
-    if (out.extent[0] != all || out.extent[1] != q.extent[1] || out.extent[2] != Recipe::value_channels)
-      return {errc::shape_mismatch, out.extent[0]};
-    return options.check(options.lse, all, q.extent[1]);
-  }
-
-  template <class Q, class O>
-  status attend_all(Environment const& env, std::span<sequence const> which, int layer, rows<Q const> q, rows<O> out,
-                    std::span<std::int64_t const> queries, std::span<std::int64_t const> chunk, device_attention_options options) const {
-    if constexpr (device::check_device_page<page>()) {
-      using source_type = device::cache_source<Recipe>;
-      using launch = device::attention_launch<page, typename Recipe::accuracy, source_type, Q, O, Environment>;
-      std::int64_t first_query = 0;
-      for (std::size_t first = 0; first < which.size(); first += source_type::most) {
-        std::size_t const count = std::min<std::size_t>(source_type::most, which.size() - first);
-        auto const some = queries.subspan(first, count);
-        std::int64_t most = 0, all = 0;
-        for (std::int64_t const n : some) most = std::max(most, n), all += n;
-        source_type const from = source(which.subspan(first, count), layer, some, chunk.empty() ? chunk : chunk.subspan(first, count));
-        status const ok = launch::run(env, from, {static_cast<std::int64_t>(count), most, store_.shape.kv_heads}, q.part(first_query, all),
-                                      out.part(first_query, all), options);
-        if (!ok) return ok;
-        if (options.lse.data != nullptr) options.lse = options.lse.part(all, options.lse.extent[0] - all);
-        first_query += all;
-      }
-      return {};
-    } else {
-      return {errc::unsupported, 0};
-    }
-  }
 };
 
 // The first broken rule speaks alone.
@@ -288,8 +220,9 @@ consteval bool check_device_cache() {
                   "[pith] on<cuda>: side<positions> is not kept on the device. Fix: leave it out; windows count tokens.");
     return false;
   } else if constexpr (Recipe::keeps) {
-    static_assert(!Recipe::keeps,
-                  "[pith] on<cuda>: the device's cache keeps every token. Fix: leave out keep<...>; decide() works on the host's copies of scores.");
+    static_assert(
+        !Recipe::keeps,
+        "[pith] on<cuda>: the device's cache keeps every token. Fix: leave out keep<...>; decide() works on the host's copies of scores.");
     return false;
   } else if constexpr (Recipe::has_births) {
     static_assert(!Recipe::has_births, "[pith] on<cuda>: the device's cache is not compacted. Fix: leave out side<births>.");
