@@ -17,6 +17,7 @@ namespace pith {
 //   sum[kv_head][slot] = decay sum[kv_head][slot] + sum over rows of e^(s - lse);   0 is added to a slot that no row sees
 //
 // The scores are those that the kernel used, whatever its accuracy. Slots count as biases do. With decay = 0 what stood there is not read.
+// differs a device takes them as an argument of their own (cuda/slot_scores.hpp)
 // cost    4 bytes written and read, and one exponential, for each (row, slot); meant for decoding: for many rows there is a second pass over
 //         the keys (page/attention_statistics.hpp)
 struct slot_scores {

@@ -3,8 +3,9 @@
 // as those of the host's cache.
 //
 //   struct my_cache : kv_cache<head_dim<64>, keys<int4<per_channel<32>>>, values<int4<per_token<64>>>, on<cuda>> {};
-//   auto cache = make<my_cache>(env, {.layers = 32, .kv_heads = 8, .query_heads = 32, .max_sequences = 64, .max_tokens = 8192},
-//   memory).value(); cache.append(env, sequences, layer, k, v, counts);
+//   cache_shape const shape{.layers = 32, .kv_heads = 8, .query_heads = 32, .max_sequences = 64, .max_tokens = 8192};
+//   auto cache = make<my_cache>(env, shape, memory).value();
+//   cache.append(env, sequences, layer, k, v, counts);
 //
 // Calls that touch bytes launch kernels and copies on the environment's stream and return: nothing waits, nothing allocates. What the host
 // can know comes back as a status; an error of a launch does too, and leaves the bytes of the sequences that it names unspecified.
@@ -81,8 +82,7 @@ class device_cache : device::cache_attend<Recipe, Environment> {
   // f32. Under nan_policy::reject the environment's status word tells of the first row that is not finite; rows are stored all the same.
   //
   // errors  stale_handle, out_of_range (layer, a count below 0; a sequence named twice: `at` is its place), shape_mismatch,
-  // capacity_exceeded
-  //         (pages or max_tokens; nothing was added to any sequence)
+  //         capacity_exceeded (pages or max_tokens; nothing was added to any sequence)
   // cost    two to four launches for each 64 sequences, whatever the counts, and a few more when pages are taken or copied
   template <class K, class V>
   status append(Environment const& env, std::span<sequence const> which, int layer, rows<K> k, rows<V> v,

@@ -27,9 +27,8 @@ class cache_attend : public cache_bytes<Recipe, Environment> {
   // out [token][query_head][value channel] hold the tokens of the first sequence, then those of the second, and so on. A sequence without
   // tokens gives out = 0, lse = -infinity.
   //
-  // errors  stale_handle, out_of_range (layer, a count below 0 or above the sequence's tokens, options), shape_mismatch, capacity_exceeded:
-  // the
-  //         environment's scratch is too small; `at` is the bytes wanted
+  // errors  stale_handle, out_of_range (layer, a count below 0 or above the sequence's tokens, options), shape_mismatch,
+  //         capacity_exceeded: the environment's scratch is too small; `at` is the bytes wanted
   // cost    three launches for each 128 sequences; every page is read once for 8 query rows (more than 16: for 64)
   template <class Q, storage_scalar O>
   status attend(Environment const& env, std::span<sequence const> which, int layer, rows<Q> q, rows<O> out,

@@ -38,8 +38,7 @@ struct head_source {
   PITH_HD std::int64_t sealed_values() const { return values_sealed; }
   PITH_HD std::int64_t chunk_tokens() const { return chunk; }
 
-  // Pages [0, divide_up(max(sealed_keys(), sealed_values()), page::tokens)), oldest first; null if it was given back: none of its slots
-  // lives.
+  // Pages [0, divide_up(max(sealed_keys(), sealed_values()), page::tokens)), oldest first; null: given back, none of its slots lives.
   template <class Thread>
   PITH_HD std::byte const* page(Thread&, std::int64_t index) const {
     std::uint32_t const block = table[index];

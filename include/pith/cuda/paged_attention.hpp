@@ -4,17 +4,18 @@
 //   out[i] = attention of query token i over the pages of its sequence; the queries of a sequence are its newest tokens, causal
 //
 // Everything lies in device memory: pages, the table in CSR form, q_indptr, q, out. Lengths are read by the kernels, so that a captured
-// graph serves every step; the host knows only how many sequences there are and the most queries that one of them brings. q       [query
-// token][query head][key channel]     bf16, f16 or f32, any strides;   out [query token][query head][value channel]
+// graph serves every step; the host knows only how many sequences there are and the most queries that one of them brings.
+//
+// q       [query token][query head][key channel]     bf16, f16 or f32, any strides
+// out     [query token][query head][value channel]
 //
 // errors  shape_mismatch, out_of_range, misaligned and capacity_exceeded (scratch) before anything is started; what only the device sees
-// comes
-//         in the environment's status word: out_of_range, a block id (`at` is its place in indices); such a page counts as if it were not
-//         there
+//         comes in the environment's status word: out_of_range, a block id (`at` is its place in indices); such a page counts as if it were
+//         not there
 // cost    every page is read once for 8 query rows (decoding) or 64 (prefill); three launches, with scores four; no allocation, no
-// synchronisation error   exact accuracy: queries, weights and scales of channels as two f16, 2^-20 of the scores' size; integer accuracy:
-// as one, 2^-11 (raw<bf16>:
-//         2^-8). See dot_block.hpp, mix_block.hpp
+//         synchronisation
+// error   exact accuracy: queries, weights and scales of channels as two f16, 2^-20 of the scores' size; integer accuracy: as one, 2^-11
+//         (raw<bf16>: 2^-8). See dot_block.hpp, mix_block.hpp
 #pragma once
 
 #include "pith/cuda/attention_launch.hpp"

@@ -7,11 +7,9 @@
 // The attention kernel leaves a row's scores beside its sums, where the keys have been read anyway (keep_logits); once lse is known a last
 // kernel makes probabilities of them and adds up the rows in ascending order (slot_scores_kernel). A slot is written by one lane.
 //
-// cost     8 bytes written and read, and one exponential, for each (row, slot), 4 or 8 for the slot; a fourth launch; two stores of 16
-// bytes a
-//          lane for 32 slots in the attention kernel. A second pass over the keys (attention_statistics) reads them again instead: 0.5 bits
-//          bytes a slot for 128 channels of `bits` bits. At 4 bits that is 64 and scales beside 32 for a group of 4 heads, and it
-//          unpacks and multiplies once more
+// cost     8 bytes written and read, and one exponential, for each (row, slot); 4 bytes for the slot, 8 if it decays; a fourth launch; two
+//          stores of 16 bytes a lane for 32 slots in the attention kernel. A second pass (attention_statistics) would read, unpack and
+//          multiply the keys again: for 128 channels of 4 bits 72 bytes a slot with their scales, beside 36 for a group of 4 heads
 // differs  up to 16 rows of a KV head: more are refused, not computed in turns
 #pragma once
 
@@ -125,11 +123,12 @@ struct slot_scores_kernel {
       int const slot = slots.first + t.lane();
       bool const there = slot < slots.behind, known = there && was_read<Packed>(t, head, block);
       float added = 0;
-      for (int row = 0; row < rows; ++row) {
+      float const* at = kept.row(head, part.sequence, t.block_y(), 0, slot);
+      for (int row = 0; row < rows; ++row, at += kept.row_stride) {
         float const its_base = t.shuffle(base, row);
         int const its_lower = t.shuffle(lower, row), its_upper = t.shuffle(upper, row);
         if (!known || slot < its_lower || slot >= its_upper) continue;
-        float const over = *kept.row(head, part.sequence, t.block_y(), row, slot) - its_base;
+        float const over = *at - its_base;
         added += exp2_fast(over < 0 ? over : 0.0f);
       }
       if (!there) continue;

@@ -10,9 +10,7 @@
 // depends on what else runs.
 //
 // cost     products of 8 NT rows with the keys; for each 32 slots and 8 NT rows 256 NT exponentials, and for each statistic three shuffles
-// and one
-//          addition in shared memory a lane; every slot is written once, with group_reduction::sum, mean and maximum once a head where the
-//          heads' rows are not one
+//          and one addition in shared memory a lane; a slot is written once a pass
 // differs  the CPU adds rows in ascending order, 16 at a time
 #pragma once
 

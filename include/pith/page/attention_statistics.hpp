@@ -15,7 +15,7 @@
 // Rule S4  lse belongs to the same queries and the same stored keys. If tokens were sealed in between, the probabilities of a row no longer
 //          sum to 1 exactly, but to within what the codec changed; p is at most 1 whatever lse is.
 //
-// differs the device has the sum over all rows, which it adds to what is there: paged_attention_weights (cuda/paged_attention.hpp)
+// differs the device has no row_entropy, and adds rows in another order, a fixed one too (cuda/statistics_kernel.hpp)
 // cost    2 |rows| tokens channels operations a query head and one read of the keys for each 16 rows (from cache but for the first);
 //         nothing that was not asked for is computed; no allocation
 #pragma once
