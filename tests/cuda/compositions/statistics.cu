@@ -15,11 +15,11 @@ using pith::per_token;
 using pith::statistic;
 namespace device = pith::device;
 
-template <class Keys, class Values = pith::int4<per_token<64>>>
+template <class Keys, class Values = Keys>
 using pages_of = pith::kv_page<Keys, Values, 128, 128, 64>;
 using int4_pages = pages_of<pith::int4<per_token<64>>>;
 using int8_pages = pages_of<pith::int8<per_token<64>>>;
-using kivi4_pages = pages_of<pith::int4<per_channel<32>>>;
+using kivi4_pages = pages_of<pith::int4<per_channel<32>>, pith::int4<per_token<32>>>;
 using bf16_pages = pages_of<pith::raw<bf16>>;
 using widest_pages = pith::kv_page<pith::int4<per_token<64>>, pith::int4<per_token<64>>, 256, 256, 64>;
 

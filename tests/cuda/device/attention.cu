@@ -2,7 +2,6 @@
 // paged_attention on the device against attention in double over the decoded pages: random ragged shapes, several compositions.
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "pith/codec/block_float.hpp"
 #include "pith/codec/hadamard.hpp"
@@ -10,7 +9,7 @@
 #include "pith/cuda/environment.cuh"
 #include "pith/cuda/paged_attention.hpp"
 #include "tests/cuda/device/device_case.hpp"
-#include "tests/support/digest.hpp"
+#include "tests/cuda/device/paged_host.hpp"
 
 namespace {
 
@@ -18,54 +17,7 @@ using pith::bf16;
 using pith::per_channel;
 using pith::per_token;
 using pith::space;
-
-// Ragged sequences in pages in random order.
-template <class Page>
-struct paged_host {
-  std::vector<std::int64_t> lengths, indptr{0};
-  std::vector<std::uint32_t> indices;
-  std::vector<std::int32_t> last_page_len;
-  std::vector<std::byte> bytes;
-  std::vector<std::vector<float>> keys, values;  // [sequence * heads + head][token][channel], decoded
-  int heads;
-  std::int64_t head_stride = Page::bytes, block_stride, blocks = 0;
-
-  paged_host(std::vector<std::int64_t> tokens, int kv_heads, pith_test::random_bits& random)
-      : lengths(std::move(tokens)), heads(kv_heads), block_stride(head_stride * kv_heads) {
-    for (std::int64_t const n : lengths) blocks += pith::divide_up(n, Page::tokens);
-    blocks += 2;
-    bytes.assign(static_cast<std::size_t>(blocks * block_stride), std::byte{0xff});
-    std::vector<std::uint32_t> order(static_cast<std::size_t>(blocks));
-    std::iota(order.begin(), order.end(), 0u);
-    for (std::size_t i = order.size() - 1; i > 0; --i) std::swap(order[i], order[random() % (i + 1)]);
-    for (std::int64_t const n : lengths) {
-      std::int64_t const pages = pith::divide_up(n, Page::tokens);
-      last_page_len.push_back(static_cast<std::int32_t>(pages == 0 ? 0 : n - (pages - 1) * Page::tokens));
-      for (std::int64_t i = 0; i < pages; ++i) indices.push_back(order[indices.size()]);
-      indptr.push_back(indptr.back() + pages);
-      for (int h = 0; h < heads; ++h) {
-        keys.emplace_back(), values.emplace_back();
-        for (std::int64_t i = indptr[indptr.size() - 2]; i < indptr.back(); ++i) {
-          std::byte* const page = bytes.data() + indices[static_cast<std::size_t>(i)] * block_stride + h * head_stride;
-          fill<typename Page::key_tile>(page, keys.back(), random);
-          fill<typename Page::value_tile>(page + Page::values_at, values.back(), random);
-        }
-      }
-    }
-  }
-
- private:
-  template <class Tile>
-  static void fill(std::byte* at, std::vector<float>& decoded, pith_test::random_bits& random) {
-    std::vector<float> rows(static_cast<std::size_t>(Tile::tokens) * Tile::channels), back(rows.size());
-    for (int t = 0; t < Page::tokens; t += Tile::tokens, at += Tile::bytes) {
-      for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = 2 * random.uniform() + (i % Tile::channels == 5 ? 4.0f : 0.0f);
-      Tile::encode(rows.data(), at);
-      Tile::decode(at, back.data());
-      decoded.insert(decoded.end(), back.begin(), back.end());
-    }
-  }
-};
+using pith_test::paged_host;
 
 template <class Page, class Accuracy>
 void compare(pith_test::device_test& test, int rounds, double most_rms) {
@@ -102,10 +54,11 @@ void compare(pith_test::device_test& test, int rounds, double most_rms) {
                                          .indptr = indptr.data(),
                                          .indices = indices.data(),
                                          .last_page_len = last.data()};
-    pith::status const run = pith::paged_attention<Accuracy>(
-        pith::cuda{}, made.value(), pages, queries.data(), most, pith::tensor_view<bf16 const, 3, space::device>(asked.data(), {tokens, heads, dk}),
-        pith::tensor_view<float, 3, space::device>(out.data(), {tokens, heads, dv}),
-        {.window = window, .lse = pith::tensor_view<float, 2, space::device>(lse.data(), {tokens, heads})});
+    pith::status const run =
+        pith::paged_attention<Accuracy>(pith::cuda{}, made.value(), pages, queries.data(), most,
+                                        pith::tensor_view<bf16 const, 3, space::device>(asked.data(), {tokens, heads, dk}),
+                                        pith::tensor_view<float, 3, space::device>(out.data(), {tokens, heads, dv}),
+                                        {.window = window, .lse = pith::tensor_view<float, 2, space::device>(lse.data(), {tokens, heads})});
     if (!test.need(run, "paged_attention")) return;
     std::vector<float> const got = out.values(test), got_lse = lse.values(test);
     double squares = 0, energy = 0, worst_lse = 0;
@@ -113,13 +66,15 @@ void compare(pith_test::device_test& test, int rounds, double most_rms) {
       for (std::int64_t row = q_indptr[s]; row < q_indptr[s + 1]; ++row)
         for (std::int64_t h = 0; h < heads; ++h) {
           std::size_t const of = s * static_cast<std::size_t>(kv_heads) + static_cast<std::size_t>(h / group);
-          std::int64_t const upper = lengths[s] - q_indptr[s + 1] + row + 1, lower = window > 0 ? std::max<std::int64_t>(0, upper - window) : 0;
+          std::int64_t const upper = lengths[s] - q_indptr[s + 1] + row + 1,
+                             lower = window > 0 ? std::max<std::int64_t>(0, upper - window) : 0;
           std::vector<double> score;
           double peak = -1e300, total = 0;
           for (std::int64_t t = lower; t < upper; ++t) {
             double sum = 0;
             for (int c = 0; c < dk; ++c)
-              sum += static_cast<double>(pith::to_float(q[static_cast<std::size_t>((row * heads + h) * dk + c)])) * host.keys[of][static_cast<std::size_t>(t * dk + c)];
+              sum += static_cast<double>(pith::to_float(q[static_cast<std::size_t>((row * heads + h) * dk + c)])) *
+                     host.keys[of][static_cast<std::size_t>(t * dk + c)];
             score.push_back(sum / std::sqrt(static_cast<double>(dk)));
             peak = std::max(peak, score.back());
           }
@@ -127,7 +82,9 @@ void compare(pith_test::device_test& test, int rounds, double most_rms) {
           for (std::size_t i = 0; i < score.size(); ++i) {
             double const p = std::exp(score[i] - peak);
             total += p;
-            for (int c = 0; c < dv; ++c) expected[static_cast<std::size_t>(c)] += p * host.values[of][(static_cast<std::size_t>(lower) + i) * dv + static_cast<std::size_t>(c)];
+            for (int c = 0; c < dv; ++c)
+              expected[static_cast<std::size_t>(c)] +=
+                  p * host.values[of][(static_cast<std::size_t>(lower) + i) * dv + static_cast<std::size_t>(c)];
           }
           float const its_lse = got_lse[static_cast<std::size_t>(row * heads + h)];
           if (score.empty())
@@ -135,7 +92,8 @@ void compare(pith_test::device_test& test, int rounds, double most_rms) {
           else
             worst_lse = std::max(worst_lse, std::fabs(its_lse - (peak + std::log(total))));
           for (int c = 0; c < dv; ++c) {
-            double const want = score.empty() ? 0.0 : expected[static_cast<std::size_t>(c)] / total, d = got[static_cast<std::size_t>((row * heads + h) * dv + c)] - want;
+            double const want = score.empty() ? 0.0 : expected[static_cast<std::size_t>(c)] / total,
+                         d = got[static_cast<std::size_t>((row * heads + h) * dv + c)] - want;
             squares += d * d, energy += want * want;
           }
         }
@@ -149,7 +107,8 @@ using int4_pages = pith::kv_page<pith::int4<per_token<64>>, pith::int4<per_token
 using int8_pages = pith::kv_page<pith::int8<per_token<64>>, pith::int8<per_token<64>>, 128, 128, 64>;
 using kivi4_pages = pith::kv_page<pith::int4<per_channel<32>>, pith::int4<per_token<32>>, 128, 128, 64>;
 using bf16_pages = pith::kv_page<pith::raw<bf16>, pith::raw<bf16>, 128, 128, 64>;
-using rotated_pages = pith::kv_page<pith::pipe<pith::hadamard<64>, pith::int3<per_token<64>>>, pith::pipe<pith::hadamard<64>, pith::int2<per_token<32>>>, 64, 64, 64>;
+using rotated_pages = pith::kv_page<pith::pipe<pith::hadamard<64>, pith::int3<per_token<64>>>,
+                                    pith::pipe<pith::hadamard<64>, pith::int2<per_token<32>>>, 64, 64, 64>;
 using odd_pages = pith::kv_page<pith::block_float<5, per_token<16>>, pith::int8<per_channel<32>>, 80, 96, 32>;
 
 }  // namespace
