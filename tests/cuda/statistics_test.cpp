@@ -83,12 +83,15 @@ TEST_CASE("device statistics: the newest rows, every third of them, more of them
   check(pages, queries, 2, {}, {.newest = 0});
 }
 
-TEST_CASE("device statistics: several parts and pieces of a sequence", "[cuda][statistics]") {
-  paged_case<kept_page> const pages({2300, 257}, 1, 8);
-  statistics_case<kept_page> one(pages, {3, 40}, 2);
-  check_of<exact_accuracy>(one, statistics_view<group_reduction::sum, statistic::sum, statistic::maximum>{});
-  // One multiprocessor, long parts, or many: no bit depends on it.
-  using sums = statistics_view<group_reduction::sum, statistic::sum, statistic::weighted_sum>;
+TEST_CASE("device statistics: several parts of a sequence, and several pieces of a part", "[cuda][statistics]") {
+  using sums = statistics_view<group_reduction::sum, statistic::sum, statistic::maximum>;
+  paged_case<kept_page> const parts({1100, 257}, 1, 8);
+  statistics_case<kept_page> ragged(parts, {3, 40}, 2);
+  check_of<exact_accuracy>(ragged, sums{});
+  // One multiprocessor has one part of more slots than a block's sums are held of. No bit depends on how many there are.
+  paged_case<small_page> const pages({2300}, 8, 8);
+  statistics_case<small_page> one(pages, {33}, 1);
+  one.attend<exact_accuracy>();
   auto const few = device_statistics<exact_accuracy>(one, sums{}, 0, 1), many = device_statistics<exact_accuracy>(one, sums{}, 0, 64);
   CHECK(few == many);
 }
