@@ -23,6 +23,7 @@
 // expect 11: on<cuda>: the device's cache is not compacted. Fix: leave out side<births>.
 // expect 12: attention_statistics(cuda{}, ...): statistic::row_entropy is not computed on a device. Fix: statistic::entropy;
 // expect 13: attention_statistics(cuda{}, ...): statistic::row_entropy is not computed on a device. Fix: statistic::entropy;
+// expect 14: attention_statistics(cuda{}, ...): the view names no statistic. Fix: device_statistics_view<
 using namespace pith;
 
 // What a stream and its memory look like from the host.
@@ -66,11 +67,11 @@ status rank_on_device(device_cache<on_device, environment>& cache) {
   tensor_view<bf16, 3, space::device> const rows;
   return cache.attention_statistics(environment{}, {}, 0, rows, {}, {}, device_statistics_view<group_reduction::none, Which>{});
 }
-template <statistic Which>
+template <statistic... Which>
 status rank_pages_on_device() {
   tensor_view<bf16, 3, space::device> const rows;
   return attention_statistics(cuda{}, environment{}, device_pages<on_device::page>{}, nullptr, 0, rows, {},
-                              device_statistics_view<group_reduction::none, Which>{});
+                              device_statistics_view<group_reduction::none, Which...>{});
 }
 
 #if PITH_WRONG == 1
@@ -99,6 +100,8 @@ auto wrong() { return make_on_device<compacted>(); }
 auto wrong(device_cache<on_device, environment>& cache) { return rank_on_device<statistic::row_entropy>(cache); }
 #elif PITH_WRONG == 13
 auto wrong() { return rank_pages_on_device<statistic::row_entropy>(); }
+#elif PITH_WRONG == 14
+auto wrong() { return rank_pages_on_device<>(); }
 #else
 auto right_host() { return make<plain>({.bytes = 1 << 20}); }
 auto right() { return make_on_device<on_device>(); }

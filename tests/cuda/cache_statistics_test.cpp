@@ -190,7 +190,7 @@ void check(bool with_sides) {
     both.compare_scores(0.5f, window);
     both.template compare_statistics<group_reduction::none, statistic::sum, statistic::square_sum, statistic::maximum, statistic::below,
                                      statistic::weighted_sum, statistic::entropy>(4, 2, window);
-    both.ask({3, 1, 2}, {70, 33, 50}, window);
+    both.ask({3, 1, 2}, {40, 3, 20}, window);
     both.template compare_statistics<group_reduction::mean, statistic::sum, statistic::square_sum, statistic::entropy>(1000, 1, window);
     both.template compare_statistics<group_reduction::maximum, statistic::maximum>(32, 3, window);
     both.template compare_statistics<group_reduction::maximum, statistic::weighted_sum, statistic::sum>(64, 1, window);
@@ -205,4 +205,58 @@ TEST_CASE("statistics over a device's cache are the host's: first and newest tok
 TEST_CASE("statistics over a device's cache are the host's: hidden slots, biases, pages that are gone, values longer raw",
           "[cuda][cache][statistics]") {
   check<sided_host, sided>(true);
+}
+
+TEST_CASE("statistics over a device's cache: more sequences than a kernel takes", "[cuda][cache][statistics]") {
+  statistics_twins<plain_host, plain> both(
+      {.layers = layers, .kv_heads = kv_heads, .query_heads = 6, .bytes = 32 << 20, .max_sequences = 131, .max_tokens = 64});
+  std::vector<std::size_t> at;
+  std::vector<std::int64_t> lengths, counts;
+  for (std::size_t i = 0; i < 131; ++i) {
+    both.open_one();
+    at.push_back(i), lengths.push_back(1 + static_cast<std::int64_t>(i % 5)), counts.push_back(i % 2 == 1 && i % 5 > 0 ? 2 : 1);
+  }
+  REQUIRE(both.append_many(at, 1, lengths));
+  both.ask(at, counts, 0);
+  both.compare_scores(0.5f, 0);
+  both.compare_statistics<group_reduction::sum, statistic::sum, statistic::weighted_sum, statistic::below>(1000, 1, 0);
+}
+
+TEST_CASE("statistics over a device's cache are refused where the host can see it", "[cuda][cache][statistics][error]") {
+  statistics_twins<plain_host, plain> both(
+      {.layers = layers, .kv_heads = kv_heads, .query_heads = 6, .bytes = 3 << 20, .max_sequences = 3, .max_tokens = 500});
+  for (int i = 0; i < 2; ++i) both.open_one();
+  REQUIRE(both.append_many({0, 1}, 1, {40, 60}));
+  both.ask({0, 1}, {1, 1}, 0);
+  std::vector<float> all(4096, -77.0f), q(42 * 6 * 64), lse(42 * 6);
+  using view = pith::tensor_view<float, 2, space::device>;
+  using sums = pith::device_statistics_view<group_reduction::sum, statistic::sum>;
+  auto const rank = [&](sums const& out, std::vector<std::int64_t> const& counts, std::int64_t rows, int layer = 1) {
+    pith::status const got =
+        both.device.attention_statistics(both.env, both.which, layer, pith::tensor_view<float, 3, space::device>(q.data(), {rows, 6, 64}),
+                                         {lse.data(), {rows, 6}}, counts, out);
+    for (float const x : all) CHECK(x == -77.0f);
+    return got.code;
+  };
+  view const right(all.data(), {2, 60});
+  CHECK(rank({.sum = right, .sequence_stride = 120}, {1, 1}, 2, 2) == errc::out_of_range);
+  CHECK(rank({.sum = right, .sequence_stride = 120}, {1, 1}, 1) == errc::shape_mismatch);
+  CHECK(rank({.sum = right, .sequence_stride = 120}, {41, 1}, 42) == errc::out_of_range);
+  CHECK(rank({.sum = right, .sequence_stride = 59}, {1, 1}, 2) == errc::shape_mismatch);
+  CHECK(rank({.sum = view(all.data(), {2, 59}), .sequence_stride = 120}, {1, 1}, 2) == errc::shape_mismatch);
+  CHECK(rank({.sum = view(all.data(), {6, 60}), .sequence_stride = 360}, {1, 1}, 2) == errc::shape_mismatch);
+  CHECK(rank({}, {1, 1}, 2) == errc::shape_mismatch);
+  auto const score = [&](pith::device_slot_scores const& scores, std::vector<std::int64_t> const& counts, std::int64_t rows) {
+    pith::tensor_view<float, 3, space::device> const rows_of(q.data(), {rows, 6, 64});
+    pith::status const got = both.device.attend(both.env, both.which, 1, rows_of, rows_of, counts, {}, scores);
+    for (float const x : all) CHECK(x == -77.0f);
+    return got.code;
+  };
+  pith::tensor_view<float, 3, space::device> const logits(all.data(), {2, 3, 60});
+  CHECK(score({.sum = right, .logits = logits, .sum_stride = 59, .logits_stride = 360}, {1, 1}, 2) == errc::shape_mismatch);
+  CHECK(score({.sum = right, .logits = logits, .sum_stride = 120, .logits_stride = 59}, {1, 1}, 2) == errc::shape_mismatch);
+  CHECK(score({.sum = right, .logits = {all.data(), {2, 3, 59}}, .sum_stride = 120, .logits_stride = 360}, {1, 1}, 2) ==
+        errc::shape_mismatch);
+  CHECK(score({.sum = right, .logits = {all.data(), {2, 18, 60}}, .sum_stride = 120, .logits_stride = 2160}, {6, 1}, 7) ==
+        errc::out_of_range);
 }

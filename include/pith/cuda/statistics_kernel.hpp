@@ -32,8 +32,8 @@ template <int Views>
 struct statistics_call_of {
   float const* lse;  // [query token][query head], natural
   std::int64_t lse_stride;
-  float* out[Views > 0 ? Views : 1];
-  std::int64_t out_stride[Views > 0 ? Views : 1];
+  float* out[Views];
+  std::int64_t out_stride[Views];
   std::int64_t sequence_stride;
   device_statistics_rows chosen;
 };

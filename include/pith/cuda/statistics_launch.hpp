@@ -19,7 +19,7 @@ struct statistics_launch {
   static status run(Environment const& env, Source const& source, attention_extent const& extent, tensor_view<Q const, 3, space::device> q,
                     tensor_view<float const, 2, space::device> lse, View const& out, device_statistics_rows const& chosen,
                     device_attention_options const& options) {
-    if (extent.sequences == 0 || of::of_slots == 0) return {};
+    if (extent.sequences == 0) return {};
     int const group = static_cast<int>(q.extent[1] / extent.kv_heads);
     std::int64_t const spread = std::int64_t{env.multiprocessors()} * parts_on_one / extent.kv_heads;
     std::int64_t const wanted = spread < extent.sequences ? extent.sequences : spread, most_parts = wanted + 2 * extent.sequences;

@@ -57,11 +57,21 @@ namespace device {
 // The first broken rule speaks alone.
 template <class View>
 consteval bool check_device_statistics() {
-  static_assert(
-      !View::host::has(statistic::row_entropy),
-      "[pith] attention_statistics(cuda{}, ...): statistic::row_entropy is not computed on a device. Fix: statistic::entropy; its "
-      "sum over the slots is that of the rows' entropies.");
-  return !View::host::has(statistic::row_entropy);
+  if constexpr (View::host::has(statistic::row_entropy)) {
+    static_assert(
+        !View::host::has(statistic::row_entropy),
+        "[pith] attention_statistics(cuda{}, ...): statistic::row_entropy is not computed on a device. Fix: statistic::entropy; its "
+        "sum over the slots is that of the rows' entropies.");
+    return false;
+  } else if constexpr (View::host::of_slots == 0) {
+    static_assert(
+        View::host::of_slots > 0,
+        "[pith] attention_statistics(cuda{}, ...): the view names no statistic. Fix: device_statistics_view<group_reduction::sum, "
+        "statistic::sum>.");
+    return false;
+  } else {
+    return true;
+  }
 }
 
 // What the host can see. slots: of the longest sequence, or 0 where only the device knows.
