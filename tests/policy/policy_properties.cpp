@@ -5,6 +5,8 @@
 
 #include "pith/policy/apportion.hpp"
 #include "pith/policy/head_split.hpp"
+#include "pith/policy/key_clusters.hpp"
+#include "pith/policy/page_box.hpp"
 #include "pith/policy/position.hpp"
 #include "pith/policy/recipes.hpp"
 #include "pith/policy/slerp.hpp"
@@ -269,6 +271,58 @@ TEST_CASE("law: every recipe leaves what fits as it is", "[policy][property]") {
   check_identity<pith::recipes::kv_merger<>>();
   check_identity<pith::recipes::ems<>>();
   check_identity<pith::recipes::cam<>>();
+  check_identity<pith::recipes::lserve<>>();
+  check_identity<pith::recipes::token_select<>>();
+  check_identity<pith::recipes::round_attention<>>();
+  check_identity<pith::recipes::louis_kv<>>();
+  check_identity<pith::recipes::spe_cache<>>();
+  check_identity<pith::recipes::inst_infer<>>();
+}
+
+TEST_CASE("law: no key of a page scores above the page's bound, and whoever has room for all pages reads all", "[policy][property]") {
+  CHECK(rc::check([] {
+    std::int64_t const channels = 1 + number(6), slots = number(50), parts = 1 << number(3), page = parts * (1 + number(5));
+    auto const keys = row(static_cast<std::size_t>(channels * slots)), query = row(static_cast<std::size_t>(channels));
+    pith::page_boxes boxes{.channels = channels, .slots_of_page = page, .boxes_of_page = parts};
+    std::vector<float> low(static_cast<std::size_t>(boxes.numbers(slots))), high(low.size()), bounds(static_cast<std::size_t>(slots));
+    boxes.low = low, boxes.high = high;
+    RC_ASSERT(static_cast<bool>(boxes.append(keys)));
+    RC_ASSERT(static_cast<bool>(pith::slot_bounds(boxes, query, bounds)));
+    for (std::size_t s = 0; s < bounds.size(); ++s) {
+      double score = 0;
+      for (std::size_t c = 0; c < query.size(); ++c)
+        score += static_cast<double>(query[c]) * static_cast<double>(keys[s * query.size() + c]);
+      RC_ASSERT(bounds[s] >= static_cast<float>(score));
+    }
+    std::vector<slot_mark> at(bounds.size(), free_slot);
+    oracle::memory scratch(pith::select_units_scratch_bytes(slots));
+    RC_ASSERT(static_cast<bool>(pith::select_units(bounds, at, pith::even_units{page}, pith::unit_score::maximum, slots, scratch)));
+    RC_ASSERT(pith::free_slots(at) == 0);
+  }));
+}
+
+TEST_CASE("law: clusters are a partition without empty parts, and groups are taken whole", "[policy][property]") {
+  CHECK(rc::check([] {
+    int const slots = 1 + number(40), clusters = 1 + number(slots);
+    auto const keys = row(static_cast<std::size_t>(2 * slots));
+    list groups(static_cast<std::size_t>(slots)), counts(static_cast<std::size_t>(clusters), 0);
+    std::vector<float> centroids(2 * counts.size());
+    oracle::memory scratch(pith::cluster_keys_scratch_bytes(slots, clusters, 2));
+    RC_ASSERT(
+        static_cast<bool>(pith::cluster_keys(keys, 2, {.seed = static_cast<std::uint64_t>(number(1000))}, groups, centroids, scratch)));
+    for (std::int64_t const g : groups) ++counts[static_cast<std::size_t>(g)];
+    RC_ASSERT(std::count(counts.begin(), counts.end(), 0) == 0);
+    auto const of = scores(slots);
+    auto at = marks(slots), before = at;
+    int const room = number(slots + 2);
+    oracle::memory more(pith::select_groups_scratch_bytes(slots));
+    RC_ASSERT(static_cast<bool>(pith::select_groups(of, at, groups, pith::unit_score::maximum, room, more)));
+    std::int64_t const taken = std::count(at.begin(), at.end(), pith::chosen_slot);
+    RC_ASSERT(taken <= room);
+    for (std::size_t s = 0; s < at.size(); ++s)
+      for (std::size_t t = 0; t < at.size(); ++t)
+        if (before[s] == free_slot && before[t] == free_slot && groups[s] == groups[t]) RC_ASSERT(at[s] == at[t]);
+  }));
 }
 
 TEST_CASE("law: targets are kept slots, weights are means, tokens are conserved", "[policy][property]") {

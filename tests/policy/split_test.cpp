@@ -193,6 +193,10 @@ TEST_CASE("full_or_stream_heads: retrieval heads keep all, the others a stream",
   CHECK(layer.split(pith::full_or_stream_heads<5>{}, pith::no_limit) == list{layer.free[0], std::min<std::int64_t>(5, layer.free[1]), 5});
   list out(3, -7);
   std::int64_t const needed = sum(layer.split(pith::full_or_stream_heads<5>{}, pith::no_limit));
+  pith::full_or_stream_heads<5> bounded;
+  bounded.full = 9;
+  CHECK(layer.split(bounded, pith::no_limit) ==
+        list{std::min<std::int64_t>(9, layer.free[0]), std::min<std::int64_t>(5, layer.free[1]), 5});
   CHECK(pith::full_or_stream_heads<5>{}.split(layer.input(needed - 1), out, {}) == status{errc::capacity_exceeded, needed});
   CHECK(out == list{-7, -7, -7});
 }

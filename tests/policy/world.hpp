@@ -17,7 +17,7 @@ struct world {
   list offset, length;
   std::vector<float> sum, square_sum, maximum, given, weighted_sum, keys, bias, value_weights;  // statistics [row][list][slot]
   std::vector<std::uint8_t> mask, pins;
-  list positions;
+  list positions, groups;
   std::vector<double> per_layer, head_table;
   std::vector<float> score, weight, bias_out, compensation_bias;
   std::vector<std::uint64_t> history;
@@ -37,7 +37,7 @@ struct world {
     for (auto* statistic : {&sum, &square_sum, &maximum, &given, &weighted_sum}) statistic->assign(all * lists, NAN);  // gaps hold garbage
     for (auto* of : {&keys, &bias, &score, &weight, &bias_out, &value_weights})
       of->assign(all * (of == &keys ? static_cast<std::size_t>(channels) : 1), NAN);
-    mask.assign(all, 0), pins.assign(all, 0), positions.assign(all, -1), history.assign(all * 8, ~std::uint64_t{0});
+    mask.assign(all, 0), pins.assign(all, 0), positions.assign(all, -1), groups.assign(all, -1), history.assign(all * 8, ~std::uint64_t{0});
     known.assign(length.size(), 0), kept_count.assign(length.size(), -7), compensation_bias.assign(length.size(), NAN);
     for (auto* of : {&kept, &position, &target}) of->assign(all, -7);
     probabilities.resize(length.size() * lists);
@@ -47,6 +47,7 @@ struct world {
       for (std::int64_t s = 0; s < length[r]; ++s) {
         auto const i = static_cast<std::size_t>(offset[r] + s);
         positions[i] = position_of += 1 + static_cast<std::int64_t>(random() % 3);
+        groups[i] = s * 5 % 7 % length[r];  // neither random, so that seeds give the worlds they gave, nor runs
         mask[i] = random() % 10 == 0, pins[i] = random() % 20 == 0;
         bias[i] = random() % 4 == 0 ? 0.7f : 0.0f;
         for (std::int64_t c = 0; c < channels; ++c)
@@ -72,7 +73,7 @@ struct world {
   pith::policy_input input() const {
     pith::policy_input in;
     in.mask = mask, in.pins = pins, in.positions = positions, in.keys = keys, in.channels = channels, in.bias = bias,
-    in.value_weights = value_weights;
+    in.value_weights = value_weights, in.groups = groups;
     in.budget.layers = {per_layer, per_layer, per_layer, per_layer};
     in.budget.head_table = head_table;
     return in;

@@ -9,12 +9,14 @@
 //   best_units<N>     whole pages or chunks of N slots                      Quest, ChunkKV (mean), WindowKV (best half)
 //   best_twice        `first` of the room by score, the rest by (score + epsilon) x weight    CriticalKV
 //   best_runs         `heavy` of the room by score; of the others one slot of each run of alike neighbours   KVMerger
+//   best_groups       whole groups of slots that the caller numbers          LouisKV (mean of clusters), Round Attention (sum of rounds)
 //   best_of_all       one ranking over all rows, `floor` in each first      KVzip
 //   ladder_steps<S>   LaCache, see select_positional.hpp; the room is the row's capacity, sinks are its own
 //
 // Of what above, mass and chance name, the best stay if there is no room for all.
 #pragma once
 
+#include "pith/policy/select_groups.hpp"
 #include "pith/policy/select_pooled.hpp"
 #include "pith/policy/select_positional.hpp"
 #include "pith/policy/select_runs.hpp"
@@ -24,7 +26,8 @@
 
 namespace pith {
 
-// One row. `seed`, `row` and `births` are for chance, `weights` [slot] for best_twice, `keys` [slot][channels] for best_runs.
+// One row. `seed`, `row` and `births` are for chance, `weights` [slot] for best_twice, `keys` [slot][channels] for best_runs, `groups` for
+// best_groups.
 struct choose_input {
   std::span<float const> scores;
   std::int64_t room = 0;
@@ -34,11 +37,12 @@ struct choose_input {
   std::span<float const> weights{};
   std::span<float const> keys{};
   std::int64_t channels = 0;
+  std::span<std::int64_t const> groups{};
 };
 
 enum class chooses : std::uint8_t { by_score, by_place, over_all_rows, by_ladder };
 
-constexpr std::int64_t choose_scratch_bytes(std::int64_t slots) { return select_units_scratch_bytes(slots); }
+constexpr std::int64_t choose_scratch_bytes(std::int64_t slots) { return select_groups_scratch_bytes(slots); }
 
 namespace choose_detail {
 
@@ -130,6 +134,15 @@ struct best_runs {
   double heavy = 0.25;
   status choose(choose_input const& in, std::span<slot_mark> marks, std::span<std::byte> scratch) const {
     return select_runs(in.keys, in.channels, in.scores, marks, in.room, heavy, scratch);
+  }
+};
+
+struct best_groups {
+  static constexpr stage kind = stage::select;
+  static constexpr chooses by = chooses::by_score;
+  unit_score rule = unit_score::mean;
+  status choose(choose_input const& in, std::span<slot_mark> marks, std::span<std::byte> scratch) const {
+    return select_groups(in.scores, marks, in.groups, rule, in.room, scratch);
   }
 };
 

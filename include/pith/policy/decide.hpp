@@ -32,6 +32,7 @@ struct policy_input {
   std::span<float const> bias{};           // [row][slot]; empty: zeros
   std::uint64_t seed = 0;                  // chance, spread
   std::span<float const> value_weights{};  // [row][slot]: best_twice
+  std::span<std::int64_t const> groups{};  // [row][slot], each in 0 ... length - 1: best_groups
 };
 
 // The caller's arrays, at the rows' offsets. target, weight and bias are for merge, compensate and spread only; position may be empty.
@@ -113,7 +114,8 @@ class decision {
     for (status const ok :
          {fits(plan_.kept, 1, true), fits(plan_.position, 1, false), fits(plan_.target, 1, routes), fits(plan_.weight, 1, routes),
           fits(plan_.bias, 1, routes), fits(in_.mask, 1, false), fits(in_.pins, 1, false), fits(in_.births, 1, false),
-          fits(in_.positions, 1, false), fits(in_.bias, 1, false), fits(in_.value_weights, 1, weighs), fits(state_.score, 1, ranks)})
+          fits(in_.positions, 1, false), fits(in_.bias, 1, false), fits(in_.value_weights, 1, weighs), fits(in_.groups, 1, false),
+          fits(state_.score, 1, ranks)})
       if (!ok) return ok;
     if (!in_.keys.empty() && in_.channels < 1) return {errc::shape_mismatch, in_.channels};
     if (status const ok = fits(in_.keys, std::max<std::int64_t>(in_.channels, 1), false); !ok) return ok;
@@ -164,7 +166,8 @@ class decision {
       } else {
         for (std::int64_t r = 0; r < at_.rows(); ++r) {
           choose_input const in{const_scores().row(r),      share[static_cast<std::size_t>(r)], in_.seed,   r,
-                                row_of(at_, in_.births, r), row_of(at_, in_.value_weights, r),  keys_of(r), in_.channels};
+                                row_of(at_, in_.births, r), row_of(at_, in_.value_weights, r),  keys_of(r), in_.channels,
+                                row_of(at_, in_.groups, r)};
           status const chosen = how.choose(in, marks_.row(r), rest_);
           bool const of_slot = chosen.code == errc::not_finite || (chosen.code == errc::out_of_range && chosen.at >= 0);
           if (!chosen) return of_slot ? status{chosen.code, at_.offset[static_cast<std::size_t>(r)] + chosen.at} : chosen;

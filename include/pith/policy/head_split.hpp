@@ -6,18 +6,19 @@
 //   pooled_heads           w = (1 - floor) n_h + floor share / heads,  n_h = the head's slots among the best of all    Ada-KV, floor 0.2
 //                          concentrate: a head's scores times the part of their sum that its share / heads best ones hold
 //   table_heads            w = the caller's, one a head                                                                HeadKV
-//   full_or_stream_heads   heads whose table entry is not zero keep all, the others `stream` slots                     RazorAttention
+//   full_or_stream_heads   heads whose table entry is not zero keep `full` slots, all by default, the others `stream`  RazorAttention
 //
 // Rule H1  Shares sum to the layer's, or to the free slots if these are fewer (apportion's rules); full_or_stream_heads: to no more.
 //
 // errors  shape_mismatch; out_of_range (a weight: `at` is the head; floor outside [0, 1]: -1); not_finite; capacity_exceeded (scratch;
 //         full heads that do not fit: `at` is what they need)
 // cost    pooled: O(n) for the layer's n slots; no allocation
-// from    Feng et al., Ada-KV, 2024; Fu et al., HeadKV, 2024; Tang et al., RazorAttention, 2024
+// from    Feng et al., Ada-KV, 2024; Fu et al., HeadKV, 2024; Tang et al., RazorAttention, 2024; Yang et al., LServe, 2025
 // differs Ada-KV rounds each head alone and misses the total; it also pools before protection where heads differ in length
 #pragma once
 
 #include "pith/policy/apportion.hpp"
+#include "pith/policy/capacity.hpp"
 #include "pith/policy/select_pooled.hpp"
 #include "pith/policy/stage.hpp"
 
@@ -135,14 +136,15 @@ template <std::int64_t Stream>
 struct full_or_stream_heads {
   static constexpr stage kind = stage::head_split;
   static constexpr bool valid = Stream >= 0;
-  std::int64_t stream = Stream;
+  std::int64_t stream = Stream, full = no_limit;
   status split(head_split_input const& in, std::span<std::int64_t> out, std::span<std::byte>) const {
     if (in.table.size() != out.size() || in.free.size() != out.size())
       return {errc::shape_mismatch, static_cast<std::int64_t>(in.table.size())};
+    auto const own = [&](std::size_t h) { return std::min(in.free[h], in.table[h] != 0 ? full : stream); };
     std::int64_t sum = 0;
-    for (std::size_t h = 0; h < out.size(); ++h) sum += in.table[h] != 0 ? in.free[h] : std::min(in.free[h], stream);
+    for (std::size_t h = 0; h < out.size(); ++h) sum += own(h);
     if (sum > in.share) return {errc::capacity_exceeded, sum};
-    for (std::size_t h = 0; h < out.size(); ++h) out[h] = in.table[h] != 0 ? in.free[h] : std::min(in.free[h], stream);
+    for (std::size_t h = 0; h < out.size(); ++h) out[h] = own(h);
     return {};
   }
 };

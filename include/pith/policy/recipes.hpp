@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Published policies as compositions. C is what a KV head keeps, protected slots included; W the rows of the observation window; what a
-// paper sets as a real number is a field of a stage (at<stage::...>()).
+// Published policies as compositions; those that retrieve are in recipes_retrieve.hpp. C is what a KV head keeps, protected slots included;
+// W the rows of the observation window; what a paper sets as a real number is a field of a stage (at<stage::...>()).
 //
 // differs  see the stages: shares sum to their totals, ties go to the newer slot, heads are mapped first, survivors ascend
 #pragma once
 
 #include "pith/policy/policy.hpp"
+#include "pith/policy/recipes_retrieve.hpp"
 
 namespace pith::recipes {
 
@@ -142,11 +143,5 @@ struct ems : policy<on_prefill_end, global_and_window_attention<W>, protect<wind
 // births decide, not a generator
 template <std::int64_t C = 1024, std::int64_t Recent = C / 2, std::int64_t Next = 32>
 struct cam : policy<every_step, top<C, accumulated_attention>, protect<recent<Recent>>, spread<Next>> {};
-
-// Tang et al., Quest, 2024: the score of a slot is the bound of its page; nothing leaves
-template <std::int64_t C = 4096>
-struct quest : policy<every_step, given_scores, max_over_group, protect<last_page<16>>, capacity<C>, best_units<16>, retrieve> {
-  constexpr quest() { this->template at<stage::select>().rule = unit_score::maximum; }
-};
 
 }  // namespace pith::recipes

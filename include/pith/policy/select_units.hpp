@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Selection of whole units of one row: pages, chunks, clusters' runs, rounds of a dialogue.
 //
-//   score(unit) = mean, maximum or mean of the best half of its free slots' scores; the best units stay, as long as the next one fits
+//   score(unit) = mean, maximum, sum or mean of the best half of its free slots' scores; the best units stay, as long as the next one fits
 //
 // Rule U1  Slots that are protected or chosen already neither score nor count; a unit without a free slot is skipped.
 // Rule U2  Ties: higher score, then newer unit. Taking stops at the first unit that does not fit, so that more room never loses a slot.
@@ -41,20 +41,20 @@ struct listed_units {
   }
 };
 
-enum class unit_score : std::uint8_t { mean, maximum, best_half };
+enum class unit_score : std::uint8_t { mean, maximum, best_half, sum };
 
 namespace unit_detail {
 
 // The free slots of a unit lie in `ranked`. Sums in f64, oldest or best first.
 inline float score_of(std::span<float const> scores, std::span<ranked_slot> ranked, unit_score rule) {
   std::size_t taken = ranked.size();
-  if (rule != unit_score::mean) {
+  if (rule == unit_score::maximum || rule == unit_score::best_half) {
     taken = rule == unit_score::maximum ? 1 : (taken + 1) / 2;
     std::sort(ranked.begin(), ranked.end());
   }
   double sum = 0;
   for (std::size_t i = 0; i < taken; ++i) sum += static_cast<double>(scores[ranked[i].slot]);
-  return static_cast<float>(sum / static_cast<double>(taken));
+  return static_cast<float>(rule == unit_score::sum ? sum : sum / static_cast<double>(taken));
 }
 
 }  // namespace unit_detail
