@@ -23,8 +23,10 @@
 // Budgets are parts of the context's slots of each (layer, KV head), protected ones included. Windows W count bytes, as the papers' count
 // tokens. Differences from the papers, beside those that the policies' headers name: positions stay as they were (a trained range is never
 // left, and stored keys are rotated already); CAKE decides once, for all layers; D2O's gate stays open; Elastic Cache does not act while
-// decoding; CaM drops what the context loses, and spreads while decoding; Quest has no dense layers, and since nothing leaves its bytes are
-// all of them.
+// decoding; CaM drops what the context loses, and spreads while decoding. Of methods that retrieve nothing leaves, so their bytes are all of
+// them and what they choose by (08_what_stays/retrieval.cpp); `read` is the part of the stored numbers that a step reads, both to choose and
+// to attend, and `on device` leaves out what a method keeps on a host. They have no dense layers where that is not the method, and a second
+// copy's bytes count.
 //
 // Not judged: Locret and DMS need trained scores.
 #include <CLI/CLI.hpp>
@@ -70,7 +72,7 @@ struct study {
 // Of one row and one text.
 struct outcome {
   pith::status failure;
-  double bits = 0, mean_bytes = 0, bytes_after = 0, kept = 0;
+  double bits = 0, mean_bytes = 0, device_bytes = 0, bytes_after = 0, kept = 0, read = 1;
   bool right[3] = {};
 };
 
@@ -142,7 +144,7 @@ void measure_loss(study const& s, storage where, std::size_t window, std::vector
     std::string_view const rest = text.substr(static_cast<std::size_t>(s.context));
     to.failure = one.feed(rest.substr(0, static_cast<std::size_t>(s.fed)),
                           [&](std::size_t t, std::span<float const> logits) { to.bits += surprise_bits(logits, rest[t + 1]) / s.fed; });
-    to.mean_bytes = one.mean_bytes();
+    to.mean_bytes = one.mean_bytes(), to.device_bytes = one.mean_device_bytes(), to.read = one.read();
   });
 }
 
@@ -186,8 +188,8 @@ std::vector<plan_row> plan(std::vector<double> const& budgets, std::string const
   for (storage const where : {storage::bf16, storage::int8, storage::int4, storage::kivi2})
     for (method const& m : all_methods()) {
       if (where != storage::bf16 && !m.crossed) continue;
-      if (m.start && m.name.find(filter) == std::string::npos) continue;
-      if (!m.start) {
+      if (!m.is_full() && m.name.find(filter) == std::string::npos) continue;
+      if (m.is_full()) {
         out.push_back({&m, where, 1});
         continue;
       }
@@ -308,8 +310,13 @@ int main(int argc, char** argv) {
   stays_report out;
   for (std::size_t i = 0; i < s.rows.size(); ++i) {
     plan_row const& p = s.rows[i];
-    stays_row row{
-        .name = p.how->name, .cache = name_of(p.where), .paper = p.how->paper, .here = p.how->here, .budget = p.budget, .kept = 0};
+    stays_row row{.name = p.how->name,
+                  .cache = name_of(p.where),
+                  .paper = p.how->paper,
+                  .here = p.how->here,
+                  .budget = p.budget,
+                  .kept = 0,
+                  .read = 0};
     double const n = static_cast<double>(s.windows.size());
     double square = 0;
     for (std::size_t w = 0; w < s.windows.size(); ++w) {
@@ -321,6 +328,7 @@ int main(int argc, char** argv) {
       double const change = o.bits - losses[0][w].bits;
       row.bits += o.bits / n, row.change += change / n, square += change * change / n;
       row.bytes_after += o.bytes_after / n, row.mean_bytes += o.mean_bytes / n, row.kept += o.kept / n;
+      row.device_bytes += o.device_bytes / n, row.read += o.read / n;
     }
     row.change_error = n > 1 ? std::sqrt(std::max(0.0, square - row.change * row.change) / (n - 1)) : 0;
     for (outcome const& o : recalls[i]) {

@@ -45,6 +45,10 @@ class cache_of final : public held_cache {
   pith::status attend(int layer, rows_view q, rows_out out, pith::attention_options const& options) override {
     return cache_.attend(of_, layer, q, out, options);
   }
+  pith::status attend_among(int layer, pith::tensor_view<std::uint64_t, 2> chosen, rows_view q, rows_out out,
+                            pith::attention_options const& options) override {
+    return cache_.attend_among(of_, layer, chosen, q, out, options);
+  }
   pith::status statistics(int layer, rows_view q, pith::tensor_view<float const, 2> lse, std::int64_t newest,
                           std::span<float const> weights, head_statistics out) const override {
     using pith::statistic;

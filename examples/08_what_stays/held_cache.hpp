@@ -30,6 +30,9 @@ class held_cache {
   virtual pith::status prefill(int layer, rows_view q, rows_view k, rows_view v, rows_out out, pith::attention_options const& options) = 0;
   virtual pith::status append(int layer, rows_view k, rows_view v) = 0;
   virtual pith::status attend(int layer, rows_view q, rows_out out, pith::attention_options const& options) = 0;
+  // To the slots of [kv head][bit of a slot].
+  virtual pith::status attend_among(int layer, pith::tensor_view<std::uint64_t, 2> chosen, rows_view q, rows_out out,
+                                    pith::attention_options const& options) = 0;
 
   // Of the newest `newest` of the newest q.extent[0] tokens, to what is stored. weights: of those tokens, for weighted_sum.
   virtual pith::status statistics(int layer, rows_view q, pith::tensor_view<float const, 2> lse, std::int64_t newest,
@@ -46,7 +49,7 @@ class held_cache {
   virtual std::int64_t resident_bytes() const = 0;
 };
 
-enum class storage { bf16, bf16_biased, int8, int4, kivi2 };  // biased: with a bias a slot, for merged slots and masked pages
+enum class storage { bf16, bf16_biased, int8, int4, kivi2 };  // biased: with a bias a slot, for merged slots
 inline constexpr storage all_storages[] = {storage::bf16, storage::bf16_biased, storage::int8, storage::int4, storage::kivi2};
 
 inline char const* name_of(storage s) {

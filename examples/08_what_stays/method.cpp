@@ -2,6 +2,7 @@
 #include "method.hpp"
 
 #include "pith/policy/recipes.hpp"
+#include "retrieval.hpp"
 
 namespace example {
 
@@ -246,18 +247,17 @@ std::vector<method> list() {
        .paper = "10 % first and recent, 32 slots take",
        .here = "C, half recent, 32 slots take, of what goes while decoding",
        .start = with<spreading>(half_recent)},
-      {.name = "Quest",
-       .paper = "reads 1024 to 4096, pages of 16, two dense layers",
-       .here = "reads C, pages of 16, no dense layer",
-       .start = with<quest<>>(),
-       .biased = true},
   };
 }
 
 }  // namespace
 
 std::vector<method> const& all_methods() {
-  static std::vector<method> const all = list();
+  static std::vector<method> const all = [] {
+    std::vector<method> out = list();
+    for (method& m : retrieving_methods()) out.push_back(std::move(m));
+    return out;
+  }();
   return all;
 }
 

@@ -54,15 +54,21 @@ class policy_run {
   bool layers_by_column_sums = false;  // D2O's variance, not CAKE's
 };
 
+class retriever;
+struct retrieval_input;
+
 struct method {
   using starter = std::function<std::unique_ptr<policy_run>(setting const&)>;
 
   std::string name;
-  std::string paper{}, here{};  // its numbers
-  starter start{};              // null: the full cache
-  starter start_of_prompt{};    // another policy for the prompt alone: SCOPE
-  bool biased = false;          // slots need a bias
-  bool crossed = false;         // measured with quantized caches too
+  std::string paper{}, here{};                                                   // its numbers
+  starter start{};                                                               // null, and no retrieve either: the full cache
+  starter start_of_prompt{};                                                     // another policy for the prompt alone: SCOPE
+  std::function<std::unique_ptr<retriever>(retrieval_input const&)> retrieve{};  // in place of start: nothing leaves (retrieval.hpp)
+  bool biased = false;                                                           // slots need a bias
+  bool crossed = false;                                                          // measured with quantized caches too
+
+  bool is_full() const { return !start && !retrieve; }
 };
 
 // All of recipes.hpp that need no trained scores; the full cache and "newest only" come first.

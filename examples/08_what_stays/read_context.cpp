@@ -140,6 +140,7 @@ pith::result<read_context> read_through(llama const& model, held_cache& cache, s
   auto const tokens = static_cast<std::int64_t>(context.size());
   read_context out;
   out.tokens = tokens;
+  out.text = context;
   out.replayed = std::min(replayed_rows, tokens);
   out.surprisal.push_back(8);  // nothing predicts the first byte
   recorder record(c, cache);

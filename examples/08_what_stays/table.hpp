@@ -23,6 +23,8 @@ struct stays_row {
   double budget = 1;                       // part of the context
   double bytes_after = 0, mean_bytes = 0;  // resident: when the policy has acted on the context, and while the text behind it is fed
   double kept = 1;                         // part of the context's slots then
+  double read = 1;                         // part of the stored numbers that a step reads, to choose and to attend; 1: all
+  double device_bytes = 0;                 // mean_bytes without what lies on the host
   double bits = 0, change = 0, change_error = 0;
   share recall, first, second;
   bool on_front = false;  // no other row has a lower loss in as few bytes
@@ -42,15 +44,15 @@ inline void mark_front(std::vector<stays_row>& rows) {
 }
 
 inline void print(stays_report const& r) {
-  std::printf("%-15s %-11s %7s %6s %10s %10s %8s %19s %13s %13s %13s  %s\n", "policy", "cache", "budget", "kept", "bytes", "bytes",
-              "bits per", "change against", "recall", "first", "second", "here");
-  std::printf("%-15s %-11s %7s %6s %10s %10s %8s %19s %13s %13s %13s\n", "", "", "%", "%", "after", "mean", "byte", "the full cache",
-              "blind", "question", "question");
+  std::printf("%-15s %-11s %7s %6s %6s %10s %10s %10s %8s %19s %13s %13s %13s  %s\n", "policy", "cache", "budget", "kept", "read", "bytes",
+              "bytes", "on device", "bits per", "change against", "recall", "first", "second", "here");
+  std::printf("%-15s %-11s %7s %6s %6s %10s %10s %10s %8s %19s %13s %13s %13s\n", "", "", "%", "%", "%", "after", "mean", "mean", "byte",
+              "the full cache", "blind", "question", "question");
   for (stays_row const& x : r.rows)
-    std::printf("%-15s %-11s %7.1f %6.1f %10.0f %10.0f %8.4f %+9.4f +- %.4f%s %5.2f +- %.2f %5.2f +- %.2f %5.2f +- %.2f  %s\n",
-                x.name.c_str(), x.cache.c_str(), 100 * x.budget, 100 * x.kept, x.bytes_after, x.mean_bytes, x.bits, x.change,
-                x.change_error, x.on_front ? "*" : " ", x.recall.value(), x.recall.error(), x.first.value(), x.first.error(),
-                x.second.value(), x.second.error(), x.here.c_str());
+    std::printf("%-15s %-11s %7.1f %6.1f %6.1f %10.0f %10.0f %10.0f %8.4f %+9.4f +- %.4f%s %5.2f +- %.2f %5.2f +- %.2f %5.2f +- %.2f  %s\n",
+                x.name.c_str(), x.cache.c_str(), 100 * x.budget, 100 * x.kept, 100 * x.read, x.bytes_after, x.mean_bytes, x.device_bytes,
+                x.bits, x.change, x.change_error, x.on_front ? "*" : " ", x.recall.value(), x.recall.error(), x.first.value(),
+                x.first.error(), x.second.value(), x.second.error(), x.here.c_str());
   std::printf("\n%s\n", r.caption.c_str());
 }
 
@@ -63,8 +65,10 @@ inline std::string to_json(stays_report const& r) {
                            {"paper", x.paper},
                            {"here", x.here},
                            {"kept", x.kept},
+                           {"read", x.read},
                            {"resident_bytes_after_context", x.bytes_after},
                            {"resident_bytes_mean", x.mean_bytes},
+                           {"device_bytes_mean", x.device_bytes},
                            {"bits_per_byte", x.bits},
                            {"change", x.change},
                            {"change_error", x.change_error},
@@ -123,14 +127,15 @@ inline std::string to_html(stays_report const& r) {
   out += size_and_loss_svg(r, "answers missed, context compressed before the question",
                            [](stays_row const& x) { return 1 - x.recall.value(); });
   out +=
-      "<div class=\"wide\"><table><thead><tr><th>policy</th><th>cache</th><th>budget, %</th><th>kept, %</th><th>bytes after the "
-      "context</th><th>bytes, mean</th>"
+      "<div class=\"wide\"><table><thead><tr><th>policy</th><th>cache</th><th>budget, %</th><th>kept, %</th><th>read in a step, %</th>"
+      "<th>bytes after the context</th><th>bytes, mean</th><th>of these on the device</th>"
       "<th>bits per byte</th><th>change</th><th>recall, blind</th><th>first question</th><th>second question</th><th>the paper's "
       "numbers</th><th>numbers here</th></tr></thead><tbody>\n";
   for (stays_row const& x : r.rows) {
     out += "<tr><td>" + detail::escaped(x.name) + (x.on_front ? " *" : "") + "</td><td>" + detail::escaped(x.cache) + "</td>";
-    out += detail::text("<td>%.1f</td><td>%.1f</td><td>%.0f</td><td>%.0f</td><td>%.4f</td><td>%+.4f &plusmn; %.4f</td>", 100 * x.budget,
-                        100 * x.kept, x.bytes_after, x.mean_bytes, x.bits, x.change, x.change_error);
+    out += detail::text(
+        "<td>%.1f</td><td>%.1f</td><td>%.1f</td><td>%.0f</td><td>%.0f</td><td>%.0f</td><td>%.4f</td><td>%+.4f &plusmn; %.4f</td>",
+        100 * x.budget, 100 * x.kept, 100 * x.read, x.bytes_after, x.mean_bytes, x.device_bytes, x.bits, x.change, x.change_error);
     for (share const& s : {x.recall, x.first, x.second}) out += detail::text("<td>%.2f &plusmn; %.2f</td>", s.value(), s.error());
     out += "<td>" + detail::escaped(x.paper) + "</td><td>" + detail::escaped(x.here) + "</td></tr>\n";
   }

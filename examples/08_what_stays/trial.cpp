@@ -33,18 +33,15 @@ trial::trial(llama const& model, held_cache& cache, read_context const& context,
   if (run_ && run_->what.by_value) value_weights_.resize(slots);
   if (run_ && run_->what.next > 0) births_.resize(slots);
   if (run_ && run_->what.by_content) keys_.resize(slots * static_cast<number>(model.config.head_dim));
-  if (retrieves()) keys_.resize(slots * static_cast<number>(model.config.head_dim)), hidden_.resize(slots);
+  if (how.retrieve) reads_ = how.retrieve({model.config, cache, at_, context.text});
 }
 
 pith::status trial::begin() {
   position_ = context_.tokens;
   last_ = context_.logits;
   if (pith::status const s = cache_.load(context_.stored); !s) return s;
+  if (reads_) return reads_->begin();
   if (!run_) return {};
-  if (retrieves()) {
-    std::fill(length_.begin(), length_.end(), 0);  // of keys that have been looked at
-    return {};
-  }
   std::unique_ptr<policy_run> const of_prompt = how_.start_of_prompt ? how_.start_of_prompt(at_) : nullptr;
   policy_run& run = of_prompt ? *of_prompt : *run_;
   if (pith::status const s = see_context(run); !s) return s;
@@ -126,7 +123,9 @@ std::int64_t trial::living() const {
 }
 
 pith::status trial::step(std::string_view part) {
-  double const surprisal = run_ && run_->what.given && !retrieves() ? surprise_bits(last_, part[0]) : 0;
+  double const surprisal = run_ && run_->what.given ? surprise_bits(last_, part[0]) : 0;
+  if (reads_)
+    for (char const c : part) reads_->see(c);
   auto const attention = [this](int layer, rows_view q, rows_view k, rows_view v, rows_out out) { return attend(layer, q, k, v, out); };
   pith::status s = forward(model_, part, static_cast<int>(position_), attention, logits_, scratch_);
   if (!s) return s;
@@ -134,18 +133,18 @@ pith::status trial::step(std::string_view part) {
   last_.assign(logits_.end() - model_.config.vocab, logits_.end());
   if (run_ && run_->what.decodes) {
     ++decoded_;
-    if (!retrieves()) s = see_step(surprisal);
+    s = see_step(surprisal);
   }
   fed_ += static_cast<std::int64_t>(part.size());
-  bytes_ += static_cast<double>(part.size()) * static_cast<double>(cache_.resident_bytes());
+  bytes_ += static_cast<double>(part.size()) * static_cast<double>(bytes());
+  device_bytes_ += static_cast<double>(part.size()) * static_cast<double>(device_bytes());
   return s;
 }
 
 pith::status trial::attend(int layer, rows_view q, rows_view k, rows_view v, rows_out out) {
   if (q.extent[0] > 1) return cache_.prefill(layer, q, k, v, out, {});
   if (pith::status const s = cache_.append(layer, k, v); !s) return s;
-  if (retrieves())
-    if (pith::status const s = choose_pages(layer, q); !s) return s;
+  if (reads_) return reads_->attend(layer, q, k, v, out);
   pith::attention_options options;
   if (run_ && run_->what.decodes && run_->what.query_rows > 0) {
     std::int64_t const heads = at_.kv_heads;
@@ -154,58 +153,6 @@ pith::status trial::attend(int layer, rows_view q, rows_view k, rows_view v, row
                       .decay = 0};
   }
   return cache_.attend(layer, q, out, options);
-}
-
-// Quest: pages of 16 tokens, ranked by what their keys' box allows, are what a step reads; the others' slots weigh nothing until then.
-pith::status trial::choose_pages(int layer, rows_view q) {
-  constexpr std::int64_t page = 16;
-  std::int64_t const heads = at_.kv_heads, first = layer * heads, width = model_.config.head_dim;
-  for (std::int64_t h = 0; h < heads; ++h) {
-    std::int64_t const r = first + h;
-    auto const all = std::span(living_).subspan(static_cast<number>(r * most_), static_cast<number>(most_));
-    auto const count = cache_.survivors(layer, static_cast<int>(h), all);
-    if (!count) return count.error();
-    std::int64_t const known = length_[static_cast<number>(r)], slots = count.value();
-    length_[static_cast<number>(r)] = slots;
-    float* const keys = keys_.data() + r * most_ * width;
-    pith::status const read =
-        cache_.read_keys(layer, static_cast<int>(h), all.subspan(static_cast<number>(known), static_cast<number>(slots - known)),
-                         std::span(keys + known * width, static_cast<number>((slots - known) * width)));
-    if (!read) return read;
-    for (std::int64_t begin = 0; begin < slots; begin += page) {
-      std::int64_t const end = std::min(begin + page, slots);
-      for (std::int64_t g = 0; g < group_; ++g) {
-        float bound = 0;
-        for (std::int64_t c = 0; c < width; ++c) {
-          float low = keys[begin * width + c], high = low;
-          for (std::int64_t t = begin + 1; t < end; ++t)
-            low = std::min(low, keys[t * width + c]), high = std::max(high, keys[t * width + c]);
-          float const x = q(0, h * group_ + g, c);
-          bound += std::max(x * low, x * high);
-        }
-        std::fill_n(statistic_.begin() + (group_ * h * most_ + g * slots + begin), end - begin, bound);
-      }
-    }
-  }
-  auto const part = [&](auto& of) { return std::span(of).subspan(static_cast<number>(first), static_cast<number>(heads)); };
-  pith::policy_rows const at{1, heads, std::span(offset_).first(static_cast<number>(heads)), part(length_)};
-  pith::status s = run_->observe(at, {.given = statistic_, .lists = group_});
-  pith::policy_plan plan{.kept = kept_, .kept_count = std::span(kept_count_).first(static_cast<number>(heads))};
-  if (s) s = run_->decide(at, {}, plan);
-  for (std::int64_t h = 0; s && h < heads; ++h) {
-    std::int64_t const r = first + h;
-    auto const kept = std::span(kept_).subspan(static_cast<number>(h * most_), static_cast<number>(kept_count_[static_cast<number>(h)]));
-    for (std::int64_t i = 0, k = 0; s && i < length_[static_cast<number>(r)]; ++i) {
-      bool const reads = k < static_cast<std::int64_t>(kept.size()) && kept[static_cast<number>(k)] == i;
-      k += reads;
-      std::uint8_t& hidden = hidden_[static_cast<number>(r * most_ + i)];
-      if (reads != (hidden != 0)) continue;
-      hidden = !reads;
-      s = cache_.set_bias(layer, static_cast<int>(h), living_[static_cast<number>(r * most_ + i)].token,
-                          reads ? 0.0f : -std::numeric_limits<float>::infinity());
-    }
-  }
-  return s;
 }
 
 // A token was decoded: its attention is the statistics of one row more.

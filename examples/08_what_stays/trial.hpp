@@ -3,18 +3,21 @@
 #pragma once
 
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
 #include "examples/evaluate.hpp"
 #include "held_cache.hpp"
 #include "method.hpp"
+#include "retrieval.hpp"
 
 namespace example {
 
 // A context that a cache has read, and all that any policy asks about it. Read once, then given to every policy.
 struct read_context {
   std::int64_t tokens = 0;
+  std::string text;
   std::vector<std::byte> stored;  // the sequence
   std::vector<float> logits;      // of the last token
   std::vector<float> surprisal;   // [token]
@@ -62,18 +65,21 @@ class trial {
   // Whether the likeliest bytes are those of `answer`, each given the right ones before it.
   pith::result<bool> answers(std::string_view answer);
 
-  double mean_bytes() const { return fed_ > 0 ? bytes_ / static_cast<double>(fed_) : static_cast<double>(cache_.resident_bytes()); }
-  std::int64_t bytes() const { return cache_.resident_bytes(); }
+  double mean_bytes() const { return fed_ > 0 ? bytes_ / static_cast<double>(fed_) : static_cast<double>(bytes()); }
+  std::int64_t bytes() const { return cache_.resident_bytes() + (reads_ ? reads_->own_bytes() : 0); }
+  // Of these, what is not on the host.
+  double mean_device_bytes() const { return fed_ > 0 ? device_bytes_ / static_cast<double>(fed_) : static_cast<double>(device_bytes()); }
+  // Of what is stored, what a step reads.
+  double read() const { return reads_ ? reads_->read() : 1; }
   std::int64_t living() const;  // slots of all heads
 
  private:
   // Whether tokens are fed one by one.
-  bool steps() const { return at_.one_by_one || (run_ && run_->what.decodes); }
-  bool retrieves() const { return run_ && run_->what.losers == pith::fate::still_there; }
+  bool steps() const { return at_.one_by_one || reads_ || (run_ && run_->what.decodes); }
+  std::int64_t device_bytes() const { return reads_ ? reads_->device_bytes() : cache_.resident_bytes(); }
 
   pith::status step(std::string_view part);
   pith::status attend(int layer, rows_view q, rows_view k, rows_view v, rows_out out);
-  pith::status choose_pages(int layer, rows_view q);
   pith::status see_context(policy_run& run);
   pith::status see_step(double surprisal);
   pith::status gather();
@@ -91,18 +97,19 @@ class trial {
   setting at_;
   std::int64_t most_, rows_, group_;
   std::unique_ptr<policy_run> run_;
+  std::unique_ptr<retriever> reads_;  // in place of run_
 
   std::vector<std::int64_t> offset_, length_;  // [row]
   std::vector<pith::survivor> living_;         // [row][slot], and so are those below
   std::vector<float> bias_, scores_, logit_scratch_, statistic_, keys_, value_weights_;
-  std::vector<std::uint8_t> mask_, hidden_;
+  std::vector<std::uint8_t> mask_;
   std::vector<std::int64_t> kept_, kept_count_, target_, births_;
   std::vector<float> weight_, plan_bias_, compensation_;
 
   std::vector<float> logits_, last_;
   llama_scratch scratch_;
   std::int64_t position_ = 0, decoded_ = 0, fed_ = 0;
-  double bytes_ = 0;
+  double bytes_ = 0, device_bytes_ = 0;
 };
 
 }  // namespace example
