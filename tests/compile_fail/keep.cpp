@@ -31,6 +31,7 @@
 // expect 16: keep<...>: global_and_window_attention is two sums, and the cache makes one.
 // expect 17: keep<...>: best_runs and own_run ask for all keys when it is decided, and the cache reads those of rows that lose.
 // expect 18: keep<...>: scores come layer by layer, and first_of_layers gives one layer's to the next.
+// expect 19: keep<...>: the cache does not know which slots are a group. Fix: best_units<16>.
 using namespace pith;
 using four_bits = int4<per_token<64>>;
 template <class Keep, class Keys = four_bits, class... Others>
@@ -66,6 +67,8 @@ struct recipe : cache_with<keep<recipes::ems<>>> {};
 struct recipe : cache_with<keep<recipes::kv_merger<>>> {};
 #elif PITH_WRONG == 18
 struct recipe : cache_with<keep<recipes::window_kv<>>> {};
+#elif PITH_WRONG == 19
+struct recipe : cache_with<keep<accumulated_attention, best_groups>> {};
 #else
 struct recipe : cache_with<keep<recipes::h2o<>>> {};
 #endif

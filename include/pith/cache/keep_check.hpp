@@ -166,6 +166,10 @@ consteval bool check_keep() {
     static_assert(!std::is_same_v<typename needs::trigger, on_drift>,
                   "[pith] keep<...>: on_drift compares queries that the cache does not keep. Fix: every<16>.");
     return false;
+  } else if constexpr (std::is_same_v<typename needs::select, best_groups>) {
+    static_assert(!std::is_same_v<typename needs::select, best_groups>,
+                  "[pith] keep<...>: the cache does not know which slots are a group. Fix: best_units<16>.");
+    return false;
   } else if constexpr (needs::template type<stage::head_map>::scope == head_scope::model) {
     static_assert(needs::template type<stage::head_map>::scope != head_scope::model,
                   "[pith] keep<...>: scores come layer by layer, and a map over the model needs all at once. Fix: mean_over_layer.");
