@@ -2,6 +2,7 @@
 // Everything host-side, the CPU backend included. Never pulls in CUDA.
 #pragma once
 
+#include "pith/cache/demotion.hpp"
 #include "pith/cache/keep.hpp"
 #include "pith/cache/kv_cache.hpp"
 #include "pith/cache/recipes.hpp"
@@ -32,4 +33,5 @@
 #include "pith/policy/decide.hpp"
 #include "pith/policy/mass.hpp"
 #include "pith/policy/recipes.hpp"
+#include "pith/policy/recipes_state.hpp"
 #include "pith/policy/slerp.hpp"

@@ -20,6 +20,8 @@
 // expect 17: spread<Next>, by_score: they ask for scores, which newest and ladder_steps do not make.
 // expect 18: merge<Route, by_similarity>: only most_similar knows the similarity; demote<Bits>: 1 to 16 bits; spread<Next>: Next > 0.
 // expect 19: first_of_layers<N, Map>: N > 0 layers, and a map over a layer. Fix: first_of_layers<8, sum_over_layer>.
+// expect 20: fold: rows that were folded cannot be turned to new positions. Fix: leave reindexed and edit_shift out.
+// expect 21: byte_capacity<Bytes, TokenBits>: Bytes >= 0 and TokenBits > 0. Fix: byte_capacity<65536, 2048>.
 using namespace pith;
 
 #if PITH_WRONG == 1
@@ -60,6 +62,10 @@ using wrong = policy<best, merge<nearest_kept, by_score>>;
 using wrong = policy<all_attention, spread<0>>;
 #elif PITH_WRONG == 19
 using wrong = policy<all_attention, first_of_layers<4, sum_over_group>>;
+#elif PITH_WRONG == 20
+using wrong = policy<newest, fold, reindexed>;
+#elif PITH_WRONG == 21
+using wrong = policy<newest, byte_capacity<4096, 0>>;
 #else
 using wrong = policy<reindexed, best, protect<recent<64>, sinks<4>>, max_pool<7>, window_attention<32>, capacity<512>, pooled_heads>;
 #endif

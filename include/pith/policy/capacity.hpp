@@ -4,9 +4,12 @@
 //   capacity<N>              N a row                                                       most methods
 //   capacity_ratio           floor(ratio sum of lengths)                                   KVzip, kvpress
 //   growing_capacity<N, D>   N + floor(step / D) a row, at most `most`                     SCOPE, adaptive (D 15)
+//   byte_capacity<B, Bits>   floor(8 B / Bits) a row, Bits those of a token in its codec       token precision
 //   unbounded                all that there is
 //
-// differs  SCOPE counts calls of layers, this counts steps. A ratio's product within 2^-40 of a whole number counts as that number, so that
+// from     Zhang et al., More Tokens, Lower Precision, 2024, for byte_capacity: equal bytes hold four times the tokens at a quarter of the
+// bits differs  SCOPE counts calls of layers, this counts steps. A ratio's product within 2^-40 of a whole number counts as that number, so
+// that
 //          0.29 of 100 is 29.
 #pragma once
 
@@ -65,6 +68,19 @@ struct growing_capacity {
   std::int64_t total(total_input const& in) const {
     std::int64_t const row = tokens + in.step / every;
     return capacity_detail::times(row < most ? row : most, static_cast<std::int64_t>(in.lengths.size()));
+  }
+};
+
+// What a row's bytes have room for: the same bytes hold more tokens of a codec with fewer bits. A cache's own numbers are
+// token_bits<Recipe>.
+template <std::int64_t Bytes, std::int64_t TokenBits>
+struct byte_capacity {
+  static constexpr stage kind = stage::total;
+  static constexpr bool valid = Bytes >= 0 && Bytes <= no_limit / 8 && TokenBits > 0;
+  std::int64_t bytes = Bytes, token_bits = TokenBits;  // of a row; of a key and a value, scales included
+
+  std::int64_t total(total_input const& in) const {
+    return capacity_detail::times(8 * bytes / token_bits, static_cast<std::int64_t>(in.lengths.size()));
   }
 };
 

@@ -250,13 +250,13 @@ status decide(Policy const& policy, policy_rows const& at, policy_input const& i
   return decide_detail::decision<Policy>(policy, at, in, state, plan).run(scratch);
 }
 
-// Moves the state of kept slots to their new places. A merged slot keeps its own score. Nothing moves if the policy retrieves, demotes or
-// offloads: then every slot is still there, or comes back.
+// Moves the state of kept slots to their new places. A merged slot keeps its own score. Nothing moves if the policy retrieves or offloads:
+// then every slot is still there, or comes back. What was folded or demoted is ranked no more.
 template <class Policy>
 void carry(Policy const&, policy_rows const& at, policy_plan const& plan, policy_state& state) {
   constexpr std::int64_t words = Policy::template stage_type<stage::scorer>::history_words;
   state.cursor = plan.cursor;
-  if (plan.losers == fate::still_there || plan.losers == fate::demoted || plan.losers == fate::offloaded) return;
+  if (plan.losers == fate::offloaded || plan.losers == fate::still_there) return;
   for (std::int64_t r = 0; r < at.rows(); ++r) {
     auto const i = static_cast<std::size_t>(r);
     for (std::int64_t k = 0; k < plan.kept_count[i]; ++k) {

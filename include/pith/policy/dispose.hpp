@@ -7,7 +7,8 @@
 //                                                        Weight by_tokens, by_similarity, by_distance, by_score
 //   spread<Next>              its value goes to the next kept slots, in equal parts, if a gate is open; keys and biases stay
 //   compensate                all go to one more slot of the row, their mean, with bias ln (how many)
-//   demote<Bits>              they stay, in a codec of so many bits
+//   fold                      they go into a state that answers queries by itself (kernel_fold.hpp, sampled_fold.hpp)
+//   demote<Bits>              they stay, in a codec of so many bits (cache/demotion.hpp)
 //   offload                   they move to another tier, whole
 //   retrieve                  nothing leaves: the kept list is what the next steps read
 //
@@ -25,7 +26,7 @@
 
 namespace pith {
 
-enum class fate : std::uint8_t { dropped, merged, compensated, demoted, offloaded, still_there, spread };
+enum class fate : std::uint8_t { dropped, merged, compensated, folded, demoted, offloaded, still_there, spread };
 
 // One row after the selection. keys [slot][channels], positions, bias and scores [slot]: empty where a route or weight does not ask for
 // them. `seed`, `row` and `births` are for spread's gate.
@@ -130,6 +131,11 @@ struct spread {
     if (status const ok = route_next(in.marks, target); !ok) return ok;
     return spread_weights(in.marks, in.scores, next, in.seed, in.row, in.births, weight);
   }
+};
+
+struct fold {
+  static constexpr stage kind = stage::dispose;
+  static constexpr fate losers = fate::folded;
 };
 
 template <int Bits>

@@ -192,7 +192,9 @@ consteval bool check_policy() {
       static_assert(valid<smooth>(), "[pith] average_pool<K>, max_pool<K>: K is odd and positive. Fix: average_pool<5>.");
       return false;
     } else if constexpr (!valid<total>()) {
-      static_assert(valid<total>(), "[pith] capacity<N>, growing_capacity<N, Every>: N >= 0 and Every > 0. Fix: capacity<1024>.");
+      static_assert(valid<total>(),
+                    "[pith] capacity<N>, growing_capacity<N, Every>: N >= 0 and Every > 0. Fix: capacity<1024>. "
+                    "byte_capacity<Bytes, TokenBits>: Bytes >= 0 and TokenBits > 0. Fix: byte_capacity<65536, 2048>.");
       return false;
     } else if constexpr (!valid<stage_of<stage::trigger, list>>()) {
       static_assert(valid<stage_of<stage::trigger, list>>(),
@@ -252,6 +254,10 @@ consteval bool check_policy() {
           map::scope == head_scope::group,
           "[pith] policy<...>: a map over the layer or the model gives all heads the same slots, a head split different ones. Fix: "
           "mean_over_group, or no head split.");
+      return false;
+    } else if constexpr (dispose::losers == fate::folded && !std::is_same_v<stage_of<stage::position, list>, keep_original>) {
+      static_assert(dispose::losers != fate::folded,
+                    "[pith] fold: rows that were folded cannot be turned to new positions. Fix: leave reindexed and edit_shift out.");
       return false;
     } else {
       return true;
