@@ -67,15 +67,26 @@ inline void restore_row(std::span<float const> direction, float length, std::spa
   for (std::size_t c = 0; c < out.size(); ++c) out[c] = length * direction[c];
 }
 
+// The distances that were seen so far, of pairs that have an arc: a stream's own bounds of rule Z3.
+struct slerp_bounds {
+  float least = 1, most = 0;
+
+  void see(slerp_pair const& p) {
+    if (!p.retain) least = std::min(least, p.distance), most = std::max(most, p.distance);
+  }
+  bool retains(slerp_pair const& p, double gamma) const {
+    double const bound = static_cast<double>(most) - gamma * (static_cast<double>(most) - static_cast<double>(least));
+    return p.retain || static_cast<double>(p.distance) >= bound;
+  }
+};
+
 // Sets `retain` of the most dissimilar pairs; those without an arc stay retained and do not move the bounds. Returns how many are retained.
 inline std::int64_t retain_dissimilar(std::span<slerp_pair> pairs, double gamma) {
-  float least = 1, most = 0;
-  for (slerp_pair const& p : pairs)
-    if (!p.retain) least = std::min(least, p.distance), most = std::max(most, p.distance);
-  double const bound = static_cast<double>(most) - gamma * (static_cast<double>(most) - static_cast<double>(least));
+  slerp_bounds bounds;
+  for (slerp_pair const& p : pairs) bounds.see(p);
   std::int64_t count = 0;
   for (slerp_pair& p : pairs) {
-    p.retain = p.retain || static_cast<double>(p.distance) >= bound;
+    p.retain = bounds.retains(p, gamma);
     count += p.retain;
   }
   return count;
