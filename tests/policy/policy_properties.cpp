@@ -4,11 +4,15 @@
 #include <rapidcheck.h>
 
 #include "pith/policy/apportion.hpp"
+#include "pith/policy/head_clusters.hpp"
 #include "pith/policy/head_split.hpp"
+#include "pith/policy/kernel_fold.hpp"
 #include "pith/policy/key_clusters.hpp"
 #include "pith/policy/page_box.hpp"
 #include "pith/policy/position.hpp"
 #include "pith/policy/recipes.hpp"
+#include "pith/policy/recipes_state.hpp"
+#include "pith/policy/sampled_fold.hpp"
 #include "pith/policy/slerp.hpp"
 #include "support/catch.hpp"
 #include "world.hpp"
@@ -404,5 +408,99 @@ TEST_CASE("law: rotations add up; directions on an arc have length 1 and are sym
       RC_ASSERT(std::abs(there[c] - back[c]) <= 1e-5f);
     }
     RC_ASSERT(std::abs(length - 1) <= 1e-5);
+  }));
+}
+
+TEST_CASE("law: folding nothing changes nothing, and fusing may be done in any order", "[policy][property]") {
+  CHECK(rc::check([] {
+    std::size_t const features = static_cast<std::size_t>(1 + number(4)), channels = static_cast<std::size_t>(1 + number(5));
+    struct state {
+      std::vector<float> h, z;
+      pith::kernel_fold view() { return {h, z}; }
+    };
+    auto const some = [&](int rows) {  // whole numbers: sums are exact
+      state out{std::vector<float>(features * channels), std::vector<float>(features)};
+      for (int t = 0; t < rows; ++t) {
+        std::vector<float> psi(features), v(channels);
+        for (float& x : psi) x = static_cast<float>(number(6));
+        for (float& x : v) x = static_cast<float>(number(13) - 6);
+        RC_ASSERT(static_cast<bool>(out.view().take(psi, v)));
+      }
+      return out;
+    };
+    state const a = some(number(6)), b = some(number(6)), c = some(number(6)), nothing = some(0);
+    auto const fused = [](state x, state const& y) {
+      state other = y;
+      RC_ASSERT(static_cast<bool>(x.view().fuse(other.view())));
+      return x;
+    };
+    state const left = fused(fused(a, b), c), right = fused(a, fused(b, c)), back = fused(fused(c, b), a), same = fused(a, nothing);
+    RC_ASSERT(left.h == right.h && left.z == right.z);
+    RC_ASSERT(left.h == back.h && left.z == back.z);
+    RC_ASSERT(same.h == a.h && same.z == a.z);
+  }));
+}
+
+TEST_CASE("law: samples depend on the rows and their births alone, and fresh clusters answer the mass exactly", "[policy][property]") {
+  CHECK(rc::check([] {
+    int const rows = 1 + number(12);
+    pith::sampled_fold_shape const shape{
+        .key_channels = 6, .value_channels = 6, .clusters = rows, .samples = 1 + number(3), .reservoir = 1 + number(5), .delta = 0};
+    oracle::memory first(pith::sampled_fold::bytes(shape)), second(pith::sampled_fold::bytes(shape));
+    auto one = pith::sampled_fold::make(shape, first, 3, 4).value(), two = pith::sampled_fold::make(shape, second, 3, 4).value();
+    auto const q = row(6);
+    double mass = 0;
+    for (int t = 0; t < rows; ++t) {
+      auto const k = row(6), v = row(6);
+      RC_ASSERT(one.take(k, v, t) && two.take(k, v, t));
+      double dot = 0;
+      for (std::size_t c = 0; c < 6; ++c) dot += static_cast<double>(q[c]) * static_cast<double>(k[c]);
+      mass += std::exp(0.125 * dot);
+    }
+    std::vector<float> a(6), b(6);
+    auto const lse = one.answer(q, 0.125, a), again = two.answer(q, 0.125, b);
+    RC_ASSERT(lse && again && lse.value() == again.value() && a == b);
+    RC_ASSERT(std::abs(static_cast<double>(lse.value()) - std::log(mass)) <= 1e-5 * (1 + std::abs(std::log(mass))));
+    RC_ASSERT(one.crowded() == 0);
+  }));
+}
+
+TEST_CASE("law: a head's cluster is numbered by its first head, and one more cluster splits one", "[policy][property]") {
+  CHECK(rc::check([] {
+    int const heads = 2 + number(6), k = 1 + number(heads - 1);
+    std::vector<float> rows;
+    for (int h = 0; h < heads; ++h) {
+      auto const one = row(6);
+      rows.insert(rows.end(), one.begin(), one.end());
+    }
+    oracle::memory scratch(pith::cluster_heads_scratch_bytes(heads));
+    list coarse(static_cast<std::size_t>(heads)), fine(coarse), few(static_cast<std::size_t>(k)), more(static_cast<std::size_t>(k + 1));
+    RC_ASSERT(static_cast<bool>(pith::cluster_heads(rows, heads, k, coarse, few, scratch)));
+    RC_ASSERT(static_cast<bool>(pith::cluster_heads(rows, heads, k + 1, fine, more, scratch)));
+    RC_ASSERT(few[0] == 0 && more[0] == 0);
+    for (std::size_t h = 0; h < fine.size(); ++h) {
+      std::size_t const first = static_cast<std::size_t>(more[static_cast<std::size_t>(fine[h])]);
+      RC_ASSERT(first <= h && fine[first] == fine[h]);
+      RC_ASSERT(coarse[first] == coarse[h]);  // heads that are together stay so
+    }
+  }));
+}
+
+TEST_CASE("law: demoted slots are ranked no more, and the scores of the others move with them", "[policy][property]") {
+  CHECK(rc::check([] {
+    drawn in;
+    pith::recipes::mikv<6, 4, 2> const demoting;
+    in.run(demoting);
+    auto const before = in.w.score;
+    pith::carry(demoting, in.w.where(), in.w.plan, in.w.state);
+    RC_ASSERT(in.w.plan.losers == pith::fate::demoted);
+    for (std::size_t r = 0; r < in.length.size(); ++r) {
+      RC_ASSERT(in.w.known[r] == in.w.kept_count[r]);
+      RC_ASSERT(in.w.kept_count[r] == std::min<std::int64_t>(6, in.length[r]));
+      for (std::int64_t k = 0; k < in.w.kept_count[r]; ++k) {
+        auto const at = static_cast<std::size_t>(in.w.offset[r] + k);
+        RC_ASSERT(in.w.score[at] == before[static_cast<std::size_t>(in.w.offset[r] + in.w.kept[at])]);
+      }
+    }
   }));
 }
