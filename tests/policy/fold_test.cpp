@@ -81,6 +81,11 @@ struct plain_subgen {
         sum += static_cast<double>(c.count) / static_cast<double>(shape.samples) * std::exp(scale * dot(q, k));
     return sum;
   }
+  double reservoir_mass(numbers const& q, double scale) const {
+    double sum = 0;
+    for (auto const& [k, v] : reservoir) sum += mu / (static_cast<double>(shape.reservoir) * dot(v, v)) * std::exp(scale * dot(q, k));
+    return sum;
+  }
   double z(numbers const& q, double scale, std::size_t channel) const {
     double sum = 0;
     for (auto const& [k, v] : reservoir)
@@ -198,7 +203,8 @@ TEST_CASE("sampled_fold: the same choices as SubGen in plain vectors", "[policy]
                                          .clusters = 1 + static_cast<std::int64_t>(random() % 6),
                                          .samples = 1 + static_cast<std::int64_t>(random() % 4),
                                          .reservoir = 1 + static_cast<std::int64_t>(random() % 8),
-                                         .delta = static_cast<double>(random() % 5) / 2};
+                                         .delta = static_cast<double>(random() % 5) / 2,
+                                         .mean = round % 3 == 0};
     held own(shape, round, 7);
     plain_subgen plain{.shape = shape, .seed = static_cast<std::uint64_t>(round), .of_row = 7};
     int const rows = static_cast<int>(random() % 40);
@@ -215,7 +221,7 @@ TEST_CASE("sampled_fold: the same choices as SubGen in plain vectors", "[policy]
       double const tau = plain.tau(q, 0.5);
       CHECK(std::fabs(static_cast<double>(lse.value()) - std::log(tau)) < 1e-5);
       for (std::size_t c = 0; c < v.size(); ++c) {
-        double const right = plain.z(q, 0.5, c) / tau;
+        double const right = plain.z(q, 0.5, c) / (!shape.mean ? tau : plain.mu > 0 ? plain.reservoir_mass(q, 0.5) : 1);
         CHECK(std::fabs(static_cast<double>(out[c]) - right) < 1e-5 * (1 + std::fabs(right)));
       }
     }
@@ -278,6 +284,27 @@ TEST_CASE("sampled_fold: one row, and equal rows, are answered exactly; a copy g
   CHECK(own.state.answer(q, 1, after).value() == lse);
   own.state.clear();
   CHECK(is_empty(own.state.answer(q, 1, out).value()));
+}
+
+TEST_CASE("sampled_fold: scores that spread widely are refused as a quotient and bounded as a mean", "[policy][fold]") {
+  for (bool const mean : {false, true}) {
+    held own({.key_channels = 1, .value_channels = 2, .clusters = 1, .samples = 1, .reservoir = 64, .delta = 0, .mean = mean});
+    for (int t = 0; t < 200; ++t) REQUIRE(own.state.take(numbers{t % 2 == 0 ? -300.0f : 300.0f}, numbers{1, static_cast<float>(t % 2)}, t));
+    // Half of the reservoir is far above or far below the one sample of the one cluster.
+    int refused = 0;
+    for (float const q : {1.0f, -1.0f}) {
+      numbers out(2);
+      auto const lse = own.state.answer(numbers{q}, 1, out);
+      refused += !lse;
+      if (!lse) {
+        CHECK(lse.error() == status{errc::not_finite, -1});
+      } else if (mean) {
+        CHECK(out[0] == 1.0f);
+        CHECK((out[1] >= 0 && out[1] <= 1));
+      }
+    }
+    CHECK(refused == (mean ? 0 : 1));
+  }
 }
 
 TEST_CASE("sampled_fold: a full set of clusters is reported, and wrong rows are refused", "[policy][fold][errors]") {

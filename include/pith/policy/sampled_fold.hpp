@@ -7,6 +7,7 @@
 //   answer   z = sum over the reservoir  mu / (s |v|^2) e^(scale q k) v;    tau = sum over clusters  n / t  sum over its samples e^(scale q
 //   k)
 //            out = z / tau,   lse = ln tau;   with the kept tokens: merge_attention (page/merge.hpp)
+//            with `mean`: out = z / sum over the reservoir  mu / (s |v|^2) e^(scale q k),  a mean of the reservoir's values
 //
 // Rule G1  E z and E tau are the sums over all rows that were taken. Rows that are equal, or a single one, are answered exactly.
 // Rule G2  Random choices hash (seed, row, birth, place): the same rows in the same order leave the same state on every machine.
@@ -17,10 +18,12 @@
 //
 // errors  shape_mismatch; capacity_exceeded (make: `at` is bytes()); not_finite (a key, value or query: its channel; an answer that is too
 //         large: -1). Nothing is changed on an error
-// cost    take: clusters + s + t rows; answer: s + 2 clusters t products of rows; no allocation
+// cost    take: clusters + s + t rows; answer: 2 s + 2 clusters t products of rows; no allocation
 // from    Zandieh et al., SubGen, 2024
-// differs numerator and denominator have samples of their own, so out is not a mean of values. The paper keeps any number of clusters; its
-//         experiments replace the stream by an offline k-centre
+// differs numerator and denominator have samples of their own, so z / tau is no mean of values: where scores spread widely it may be as
+// large
+//         as e to their spread. `mean`, not the paper's, is biased and bounded. The paper keeps any number of clusters; its experiments
+//         replace the stream by an offline k-centre
 #pragma once
 
 #include <algorithm>
@@ -39,6 +42,7 @@ struct sampled_fold_shape {
   std::int64_t clusters = 32, samples = 4;  // m, t
   std::int64_t reservoir = 32;              // s
   double delta = 1;
+  bool mean = false;
 
   bool valid() const { return key_channels > 0 && value_channels > 0 && clusters > 0 && samples > 0 && reservoir > 0 && delta >= 0; }
 };
@@ -111,13 +115,18 @@ class sampled_fold {
     double most = -std::numeric_limits<double>::infinity(), total = 0;
     each_sample([&](std::span<float const> key, double weight) { most = std::max(most, score(query, key, scale) + std::log(weight)); });
     each_sample([&](std::span<float const> key, double weight) { total += weight * std::exp(score(query, key, scale) - most); });
-    bool finite = true;
-    for (std::int64_t i = 0; i < shape_.reservoir && mass_ > 0; ++i) {
-      double const weight = row_weight(query, scale, i, most) / total;
+    double largest = -std::numeric_limits<double>::infinity(), own = 0;
+    std::int64_t const places = mass_ > 0 ? shape_.reservoir : 0;
+    for (std::int64_t i = 0; i < places; ++i) largest = std::max(largest, log_weight(query, scale, i));
+    for (std::int64_t i = 0; i < places; ++i) {
+      double const weight = std::exp(log_weight(query, scale, i) - largest);
+      own += weight;
       for (std::size_t c = 0; c < out.size(); ++c)
         out[c] = static_cast<float>(static_cast<double>(out[c]) + weight * static_cast<double>(sampled_value(i)[c]));
     }
-    for (float const x : out) finite = finite && is_finite(x);
+    double const part = places == 0 ? 0 : shape_.mean ? 1 / own : std::exp(largest - most) / total;
+    bool finite = true;
+    for (float& x : out) finite = is_finite(x = static_cast<float>(part * static_cast<double>(x))) && finite;
     if (!finite) return status{errc::not_finite, -1};
     return static_cast<float>(most + std::log(total));
   }
@@ -154,9 +163,9 @@ class sampled_fold {
     for (std::size_t c = 0; c < key.size(); ++c) dot += static_cast<double>(query[c]) * static_cast<double>(key[c]);
     return scale * dot;
   }
-  double row_weight(std::span<float const> query, double scale, std::int64_t i, double most) const {
+  double log_weight(std::span<float const> query, double scale, std::int64_t i) const {
     double const norm = norm_[static_cast<std::size_t>(i)];
-    return mass_ / (static_cast<double>(shape_.reservoir) * norm) * std::exp(score(query, sampled_key(i), scale) - most);
+    return std::log(mass_ / (static_cast<double>(shape_.reservoir) * norm)) + score(query, sampled_key(i), scale);
   }
   template <class F>
   void each_sample(F&& f) const {
