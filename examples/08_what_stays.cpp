@@ -23,12 +23,15 @@
 // Budgets are parts of the context's slots of each (layer, KV head), protected ones included. Windows W count bytes, as the papers' count
 // tokens. Differences from the papers, beside those that the policies' headers name: positions stay as they were (a trained range is never
 // left, and stored keys are rotated already); CAKE decides once, for all layers; D2O's gate stays open; Elastic Cache does not act while
-// decoding; CaM drops what the context loses, and spreads while decoding. Of methods that retrieve nothing leaves, so their bytes are all of
-// them and what they choose by (08_what_stays/retrieval.cpp); `read` is the part of the stored numbers that a step reads, both to choose and
-// to attend, and `on device` leaves out what a method keeps on a host. They have no dense layers where that is not the method, and a second
-// copy's bytes count.
+// decoding; CaM drops what the context loses, and spreads while decoding. Of methods that retrieve nothing leaves, so their bytes are all
+// of them and what they choose by (08_what_stays/retrieval.cpp); `read` is the part of the stored numbers that a step reads, both to choose
+// and to attend, and `on device` leaves out what a method keeps on a host. They have no dense layers where that is not the method, and a
+// second copy's bytes count.
 //
-// Not judged: Locret and DMS need trained scores.
+// MiKV's other tokens are in int4 or int2; "bytes 4" and "bytes 8" keep as many quantized tokens as the budget's bf16 tokens take bytes;
+// what leaves SubGen's window is sampled; MiniCache's deeper layers share directions, by the tokens, and have no budget.
+//
+// Not judged: Locret and DMS need trained scores, LESS trained maps. CHAI shares keys of heads, and grouped queries share them already.
 #include <CLI/CLI.hpp>
 #include <atomic>
 #include <cstdio>
@@ -188,12 +191,21 @@ std::vector<plan_row> plan(std::vector<double> const& budgets, std::string const
   for (storage const where : {storage::bf16, storage::int8, storage::int4, storage::kivi2})
     for (method const& m : all_methods()) {
       if (where != storage::bf16 && !m.crossed) continue;
+      if (!m.only.empty()) continue;
       if (!m.is_full() && m.name.find(filter) == std::string::npos) continue;
       if (m.is_full()) {
         out.push_back({&m, where, 1});
         continue;
       }
       for (double const budget : budgets) out.push_back({&m, m.biased ? storage::bf16_biased : where, budget});
+    }
+  for (method const& m : all_methods())
+    for (storage const where : m.only) {
+      if (m.name.find(filter) == std::string::npos) continue;
+      if (!m.start)
+        out.push_back({&m, where, 1});
+      else
+        for (double const budget : budgets) out.push_back({&m, where, budget});
     }
   return out;
 }
@@ -305,6 +317,7 @@ int main(int argc, char** argv) {
     for (std::size_t i = next++; i < jobs; i = next++) {
       storage const where = all_storages[i % std::size(all_storages)];
       std::size_t const text = i / std::size(all_storages);
+      if (std::none_of(s.rows.begin(), s.rows.end(), [&](plan_row const& r) { return r.where == where; })) continue;
       if (text < s.windows.size())
         measure_loss(s, where, text, losses);
       else

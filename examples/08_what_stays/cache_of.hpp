@@ -51,11 +51,7 @@ class cache_of final : public held_cache {
   }
   pith::status statistics(int layer, rows_view q, pith::tensor_view<float const, 2> lse, std::int64_t newest,
                           std::span<float const> weights, head_statistics out) const override {
-    using pith::statistic;
-    pith::statistics_view<pith::group_reduction::none, statistic::sum, statistic::square_sum, statistic::maximum, statistic::weighted_sum,
-                          statistic::entropy> const view{
-        .sum = out.sum, .square_sum = out.square_sum, .maximum = out.maximum, .weighted_sum = out.weighted_sum, .entropy = out.entropy};
-    return cache_.attention_statistics(of_, layer, q, lse, view, {.newest = newest, .weights = weights});
+    return cache_.attention_statistics(of_, layer, q, lse, out.view(), {.newest = newest, .weights = weights});
   }
 
   std::int64_t slots(int layer) const override { return cache_.slots(of_, layer); }
@@ -100,5 +96,10 @@ std::unique_ptr<held_cache> make_bf16_biased(llama_config const&, std::int64_t m
 std::unique_ptr<held_cache> make_int8(llama_config const&, std::int64_t max_tokens);
 std::unique_ptr<held_cache> make_int4(llama_config const&, std::int64_t max_tokens);
 std::unique_ptr<held_cache> make_kivi2(llama_config const&, std::int64_t max_tokens);
+std::unique_ptr<held_cache> make_demoting_int4(llama_config const&, std::int64_t max_tokens);
+std::unique_ptr<held_cache> make_demoting_int2(llama_config const&, std::int64_t max_tokens);
+std::unique_ptr<held_cache> make_folding(llama_config const&, std::int64_t max_tokens);
+std::unique_ptr<held_cache> make_paired_bf16(llama_config const&, std::int64_t max_tokens);
+std::unique_ptr<held_cache> make_paired_int4(llama_config const&, std::int64_t max_tokens);
 
 }  // namespace example

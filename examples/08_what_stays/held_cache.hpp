@@ -9,12 +9,20 @@
 #include "examples/llama.hpp"
 #include "pith/cache/compactor.hpp"
 #include "pith/core/attention_options.hpp"
+#include "pith/page/attention_statistics.hpp"
 
 namespace example {
 
 // [query_head][slot], slots neighbours.
 struct head_statistics {
   pith::tensor_view<float, 2> sum, square_sum, maximum, weighted_sum, entropy;
+
+  auto view() const {
+    using pith::statistic;
+    return pith::statistics_view<pith::group_reduction::none, statistic::sum, statistic::square_sum, statistic::maximum,
+                                 statistic::weighted_sum, statistic::entropy>{
+        .sum = sum, .square_sum = square_sum, .maximum = maximum, .weighted_sum = weighted_sum, .entropy = entropy};
+  }
 };
 
 class held_cache {
@@ -31,33 +39,50 @@ class held_cache {
   virtual pith::status append(int layer, rows_view k, rows_view v) = 0;
   virtual pith::status attend(int layer, rows_view q, rows_out out, pith::attention_options const& options) = 0;
   // To the slots of [kv head][bit of a slot].
-  virtual pith::status attend_among(int layer, pith::tensor_view<std::uint64_t, 2> chosen, rows_view q, rows_out out,
-                                    pith::attention_options const& options) = 0;
+  virtual pith::status attend_among(int layer, pith::tensor_view<std::uint64_t, 2>, rows_view, rows_out, pith::attention_options const&) {
+    return unsupported(layer);
+  }
 
-  // Of the newest `newest` of the newest q.extent[0] tokens, to what is stored. weights: of those tokens, for weighted_sum.
-  virtual pith::status statistics(int layer, rows_view q, pith::tensor_view<float const, 2> lse, std::int64_t newest,
-                                  std::span<float const> weights, head_statistics out) const = 0;
+  // Whether statistics() has an answer: no policy can ask a cache without one. What follows is unsupported where a cache has not got it.
+  virtual bool observes() const { return true; }
+  // q, lse, newest, weights, out: of the newest `newest` of the newest q.extent[0] tokens, to what is stored; weights are of those tokens,
+  // for weighted_sum.
+  virtual pith::status statistics(int layer, rows_view, pith::tensor_view<float const, 2>, std::int64_t, std::span<float const>,
+                                  head_statistics) const {
+    return unsupported(layer);
+  }
 
   virtual std::int64_t slots(int layer) const = 0;
   virtual pith::result<std::int64_t> survivors(int layer, int head, std::span<pith::survivor> out) const = 0;
-  virtual pith::status read_keys(int layer, int head, std::span<pith::survivor const> rows, std::span<float> keys) const = 0;
-  virtual pith::status read_values(int layer, int head, std::span<pith::survivor const> rows, std::span<float> values) const = 0;
-  virtual pith::status drop(int layer, int head, std::span<std::int64_t const> tokens) = 0;  // and compacts
-  virtual pith::status merge(int layer, int head, pith::merge_plan const& plan) = 0;         // and compacts
-  virtual pith::status set_bias(int layer, int head, std::int64_t token, float value) = 0;
+  virtual pith::status read_keys(int layer, int, std::span<pith::survivor const>, std::span<float>) const { return unsupported(layer); }
+  virtual pith::status read_values(int layer, int, std::span<pith::survivor const>, std::span<float>) const { return unsupported(layer); }
+  virtual pith::status drop(int layer, int, std::span<std::int64_t const> /* tokens */) { return unsupported(layer); }  // and compacts
+  virtual pith::status merge(int layer, int, pith::merge_plan const&) { return unsupported(layer); }                    // and compacts
+  virtual pith::status set_bias(int layer, int, std::int64_t /* token */, float) { return unsupported(layer); }
 
   virtual std::int64_t resident_bytes() const = 0;
+
+ protected:
+  static pith::status unsupported(int layer) { return {pith::errc::unsupported, layer}; }
 };
 
-enum class storage { bf16, bf16_biased, int8, int4, kivi2 };  // biased: with a bias a slot, for merged slots
-inline constexpr storage all_storages[] = {storage::bf16, storage::bf16_biased, storage::int8, storage::int4, storage::kivi2};
+// biased: with a bias a slot, for merged slots. demoting: what leaves goes to a cache of fewer bits. folding: into
+// samples. paired: deeper layers share directions, of the codec named.
+enum class storage { bf16, bf16_biased, int8, int4, kivi2, demoting_int4, demoting_int2, folding, paired_bf16, paired_int4 };
+inline constexpr storage all_storages[] = {storage::bf16,        storage::bf16_biased,   storage::int8,          storage::int4,
+                                           storage::kivi2,       storage::demoting_int4, storage::demoting_int2, storage::folding,
+                                           storage::paired_bf16, storage::paired_int4};
 
 inline char const* name_of(storage s) {
-  constexpr char const* names[] = {"bf16", "bf16 + bias", "int8", "int4", "KIVI 2"};
+  constexpr char const* names[] = {"bf16",       "bf16 + bias", "int8",         "int4",        "KIVI 2",
+                                   "bf16, int4", "bf16, int2",  "bf16, folded", "paired bf16", "paired int4"};
   return names[static_cast<int>(s)];
 }
 
 // A cache of one sequence of at most max_tokens tokens; null if there is no memory.
 std::unique_ptr<held_cache> make_held_cache(storage what, llama_config const& config, std::int64_t max_tokens);
+
+// Bits of one token of one KV head in the cache's pages, scales included: bf16, int8 and int4.
+std::int64_t token_bits(storage what);
 
 }  // namespace example

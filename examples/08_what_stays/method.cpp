@@ -2,6 +2,7 @@
 #include "method.hpp"
 
 #include "pith/policy/recipes.hpp"
+#include "pith/policy/recipes_state.hpp"
 #include "retrieval.hpp"
 
 namespace example {
@@ -85,6 +86,8 @@ method::starter with(More more) {
   return [more](setting const& s) -> std::unique_ptr<policy_run> {
     Policy policy;
     if constexpr (requires { policy.template at<stage::total>().tokens; }) policy.template at<stage::total>().tokens = s.capacity();
+    if constexpr (requires { policy.template at<stage::total>().bytes; })  // as many as the budget's bf16 tokens take
+      policy.template at<stage::total>().bytes = s.capacity() * token_bits(storage::bf16) / 8;
     more(policy, s);
     return std::make_unique<run_of<Policy>>(policy, s);
   };
@@ -136,6 +139,13 @@ std::vector<method> list() {
   using runs = kv_merger<1024, 256>;
   using spreading = cam<1024, 512, 32>;
   using least_often = attendre_lfa<1024>;
+  using precise = mikv<1024, 4, 512>;
+  using pruned_snapkv = quantized_pruning<1024, 1024, pith::on_prefill_end, pith::window_attention<32>, pith::average_pool<5>,
+                                          pith::protect<pith::window<32>>, pith::best>;
+  using pruned_h2o =
+      quantized_pruning<1024, 1024, pith::every_step, pith::all_attention, pith::accumulate, pith::protect<recent<512>>, pith::best>;
+  auto const in_int4 = [](auto& p, setting const&) { p.template at<stage::total>().token_bits = token_bits(storage::int4); };
+  auto const in_int8 = [](auto& p, setting const&) { p.template at<stage::total>().token_bits = token_bits(storage::int8); };
   auto const half_recent = [](auto& p, setting const& s) {
     p.template at<stage::protect>().template at<recent<512>>().slots = s.capacity() / 2;
   };
@@ -247,6 +257,38 @@ std::vector<method> list() {
        .paper = "10 % first and recent, 32 slots take",
        .here = "C, half recent, 32 slots take, of what goes while decoding",
        .start = with<spreading>(half_recent)},
+      {.name = "MiKV",
+       .paper = "H2O's scores; 20 to 25 % as they are, others 2 to 4 bits",
+       .here = "C in bf16, half recent, all others in int4 or int2",
+       .start = with<precise>(half_recent),
+       .only = {storage::demoting_int4, storage::demoting_int2}},
+      {.name = "SnapKV, bytes 8",
+       .paper = "4 bits and 4 times the tokens",
+       .here = "as many int8 tokens as C bf16 ones take bytes",
+       .start = with<pruned_snapkv>(in_int8),
+       .only = {storage::int8}},
+      {.name = "SnapKV, bytes 4",
+       .paper = "4 bits and 4 times the tokens",
+       .here = "as many int4 tokens as C bf16 ones take bytes",
+       .start = with<pruned_snapkv>(in_int4),
+       .only = {storage::int4}},
+      {.name = "H2O, bytes 4",
+       .paper = "4 bits and 4 times the tokens",
+       .here = "as many int4 tokens as C bf16 ones take bytes, half recent",
+       .start = with<pruned_h2o>([in_int4](auto& p, setting const& s) {
+         in_int4(p, s);
+         p.template at<stage::protect>().template at<recent<512>>().slots = s.capacity() / 2;
+       }),
+       .only = {storage::int4}},
+      {.name = "SubGen",
+       .paper = "recent window, clusters by an offline k-centre",
+       .here = "C newest; the rest 16 clusters of delta 4, one sample each, reservoir 16, its mean",
+       .start = with<subgen<>>(),
+       .only = {storage::folding}},
+      {.name = "MiniCache",
+       .paper = "upper half of the layers, in pairs, t 0.6, gamma 0.05, 4 bits",
+       .here = "layers 5 and 6 of 6, t 0.6, gamma 0.05",
+       .only = {storage::paired_bf16, storage::paired_int4}},
   };
 }
 

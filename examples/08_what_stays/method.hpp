@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "held_cache.hpp"
 #include "pith/policy/decide.hpp"
 
 namespace example {
@@ -67,6 +68,7 @@ struct method {
   std::function<std::unique_ptr<retriever>(retrieval_input const&)> retrieve{};  // in place of start: nothing leaves (retrieval.hpp)
   bool biased = false;                                                           // slots need a bias
   bool crossed = false;                                                          // measured with quantized caches too
+  std::vector<storage> only{};                                                   // the caches that it is about, if it is about some
 
   bool is_full() const { return !start && !retrieve; }
 };

@@ -168,7 +168,7 @@ pith::result<read_context> read_through(llama const& model, held_cache& cache, s
   statistics_arrays of;
   std::vector<float> seen(static_cast<number>(std::max(tokens, repeat)));  // tokens that each row sees
   std::iota(seen.begin(), seen.end(), 1.0f);
-  for (int l = 0; s && l < c.layers; ++l) {
+  for (int l = 0; s && cache.observes() && l < c.layers; ++l) {
     s = cache.statistics(l, record.queries(l), record.sums(l), tokens, seen, of.view(c.heads, tokens));
     if (!s) break;
     std::vector<float> const all = of.sum;

@@ -233,7 +233,7 @@ pith::status trial::carry_out(policy_run::traits const& what) {
     std::int64_t& count = kept_count_[static_cast<number>(r)];
     if (count == static_cast<std::int64_t>(row.size())) continue;
     std::int64_t* const kept = kept_.data() + begin;
-    if (what.losers == pith::fate::dropped) {
+    if (what.losers == pith::fate::dropped || what.losers == pith::fate::demoted || what.losers == pith::fate::folded) {  // the cache knows
       gone.clear();
       for (std::int64_t i = 0, k = 0; i < static_cast<std::int64_t>(row.size()); ++i)
         if (k < count && kept[k] == i)
