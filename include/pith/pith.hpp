@@ -5,6 +5,7 @@
 #include "pith/cache/demotion.hpp"
 #include "pith/cache/keep.hpp"
 #include "pith/cache/kv_cache.hpp"
+#include "pith/cache/layer_pair.hpp"
 #include "pith/cache/recipes.hpp"
 #include "pith/cache/recipes_keep.hpp"
 #include "pith/cache/select_cache.hpp"
