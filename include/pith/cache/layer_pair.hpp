@@ -13,7 +13,8 @@
 // chunk
 //          is in; so the first chunk, a prompt, sets the bounds. Pairs without an arc are always retained.
 // Rule P2  Retained rows come back as they were, rounded to bf16; so a chunk's size may change what is retained, nothing else.
-// Rule P3  Both layers hold the same tokens: nothing leaves a pair.
+// Rule P3  Both layers hold the same tokens of one sequence: nothing leaves a pair. resident_bytes() counts what they take, not the room
+//          for more.
 //
 // Lengths are f32. The queries of a chunk see its own rows raw: the caller attends to them apart. No call allocates after make().
 //
