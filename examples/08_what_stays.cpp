@@ -4,6 +4,7 @@
 //
 //   08_what_stays                          a few windows and passages, all policies
 //   08_what_stays --full --html what.html  as many as give narrow errors
+//   08_what_stays --full --filter SnapKV H2O --add what.json   some policies, beside what an earlier run has of the others
 //   08_what_stays --check                  a whole capacity changes nothing, half of one frees bytes
 //
 // Protocol. A context is read with full attention. Then the policy acts, on the attention that the context's own queries gave, layer by
@@ -59,7 +60,7 @@ struct plan_row {
 
 // Two facts in a context, and how each is asked for.
 struct two_questions {
-  std::string context, question[2], answer[2];
+  std::string context{}, question[2], answer[2];
 };
 
 struct study {
@@ -186,13 +187,17 @@ void measure_recall(study const& s, storage where, std::size_t passage, std::vec
   }
 }
 
-std::vector<plan_row> plan(std::vector<double> const& budgets, std::string const& filter) {
+std::vector<plan_row> plan(std::vector<double> const& budgets, std::vector<std::string> const& names) {
   std::vector<plan_row> out;
+  auto const wanted = [&](method const& m) {
+    return names.empty() ||
+           std::any_of(names.begin(), names.end(), [&](auto const& name) { return m.name.find(name) != std::string::npos; });
+  };
   for (storage const where : {storage::bf16, storage::int8, storage::int4, storage::kivi2})
     for (method const& m : all_methods()) {
       if (where != storage::bf16 && !m.crossed) continue;
       if (!m.only.empty()) continue;
-      if (!m.is_full() && m.name.find(filter) == std::string::npos) continue;
+      if (!m.is_full() && !wanted(m)) continue;
       if (m.is_full()) {
         out.push_back({&m, where, 1});
         continue;
@@ -201,7 +206,7 @@ std::vector<plan_row> plan(std::vector<double> const& budgets, std::string const
     }
   for (method const& m : all_methods())
     for (storage const where : m.only) {
-      if (m.name.find(filter) == std::string::npos) continue;
+      if (!wanted(m)) continue;
       if (!m.start)
         out.push_back({&m, where, 1});
       else
@@ -263,7 +268,8 @@ int check(study& s) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string json, html, filter, folder = PITH_SOURCE_DIR "/examples/model";
+  std::string json, html, earlier, folder = PITH_SOURCE_DIR "/examples/model";
+  std::vector<std::string> filter;
   int windows = 0, asked = 0, threads = 2;
   bool summary = false, full = false, checks = false;
   study s;
@@ -273,7 +279,8 @@ int main(int argc, char** argv) {
   options.add_flag("--check", checks, "only check that a whole capacity changes nothing and half of one frees bytes");
   options.add_option("--json", json, "write the table as JSON to this file");
   options.add_option("--html", html, "write the table and pictures as one HTML page to this file");
-  options.add_option("--filter", filter, "only policies with this text in their name (and the full cache)");
+  options.add_option("--filter", filter, "only policies with one of these texts in their names (and the full cache)");
+  options.add_option("--add", earlier, "take the rows that are not measured now from this JSON of an earlier run");
   options.add_option("--windows", windows, "windows of held-out text that the loss is measured on");
   options.add_option("--passages", asked, "passages that recall is measured on");
   options.add_option("--threads", threads, "threads, over independent texts");
@@ -332,6 +339,15 @@ int main(int argc, char** argv) {
   for (std::thread& thread : pool) thread.join();
 
   stays_report out;
+  out.conditions = {{"model", "pith-kjv"},
+                    {"context", s.context},
+                    {"fed", s.fed},
+                    {"windows", s.windows.size()},
+                    {"passages", s.passages.size()},
+                    {"recall_context", 1000},
+                    {"recall_distances", {300, 600}},
+                    {"not_judged", {"Locret", "DMS", "LESS", "CHAI"}}};
+  int failed = 0;
   for (std::size_t i = 0; i < s.rows.size(); ++i) {
     plan_row const& p = s.rows[i];
     stays_row row{.name = p.how->name,
@@ -341,14 +357,20 @@ int main(int argc, char** argv) {
                   .budget = p.budget,
                   .kept = 0,
                   .read = 0};
+    pith::status whole;
+    for (auto const* outcomes : {&losses[i], &recalls[i]})
+      for (outcome const& o : *outcomes)
+        if (whole) whole = o.failure;
+    if (!whole) {
+      std::fprintf(stderr, "%s, %s, %g %%: %s at %lld\n", row.name.c_str(), row.cache.c_str(), 100 * row.budget, pith::message(whole.code),
+                   static_cast<long long>(whole.at));
+      ++failed;
+      continue;
+    }
     double const n = static_cast<double>(s.windows.size());
     double square = 0;
     for (std::size_t w = 0; w < s.windows.size(); ++w) {
       outcome const& o = losses[i][w];
-      if (!o.failure)
-        return std::fprintf(stderr, "%s, %s: %s at %lld\n", row.name.c_str(), row.cache.c_str(), pith::message(o.failure.code),
-                            static_cast<long long>(o.failure.at)),
-               1;
       double const change = o.bits - losses[0][w].bits;
       row.bits += o.bits / n, row.change += change / n, square += change * change / n;
       row.bytes_after += o.bytes_after / n, row.mean_bytes += o.mean_bytes / n, row.kept += o.kept / n;
@@ -356,30 +378,36 @@ int main(int argc, char** argv) {
     }
     row.change_error = n > 1 ? std::sqrt(std::max(0.0, square - row.change * row.change) / (n - 1)) : 0;
     for (outcome const& o : recalls[i]) {
-      if (!o.failure)
-        return std::fprintf(stderr, "%s, %s: %s at %lld\n", row.name.c_str(), row.cache.c_str(), pith::message(o.failure.code),
-                            static_cast<long long>(o.failure.at)),
-               1;
       share* const to[] = {&row.recall, &row.first, &row.second};
       for (int k = 0; k < 3; ++k) to[k]->right += o.right[k], to[k]->of += 1;
     }
     out.rows.push_back(row);
   }
+  if (!earlier.empty()) {
+    std::string before;
+    std::vector<stays_row> rows;
+    if (!read_file(earlier, before) || !from_json(before, out.conditions, rows))
+      return std::fprintf(stderr, "%s is not the JSON of a run of as many windows and passages\n", earlier.c_str()), 1;
+    auto const same = [](stays_row const& a, stays_row const& b) { return a.name == b.name && a.cache == b.cache && a.budget == b.budget; };
+    for (stays_row const& row : rows)
+      if (std::none_of(out.rows.begin(), out.rows.end(), [&](stays_row const& now) { return same(row, now); })) out.rows.push_back(row);
+    std::vector<plan_row> const all = plan(budgets, {});
+    auto const place = [&](stays_row const& row) {
+      return std::find_if(all.begin(), all.end(), [&](plan_row const& p) {
+        return p.how->name == row.name && name_of(p.where) == row.cache && p.budget == row.budget;
+      });
+    };
+    std::stable_sort(out.rows.begin(), out.rows.end(), [&](auto const& a, auto const& b) { return place(a) < place(b); });
+  }
   mark_front(out.rows);
-  out.conditions = {{"model", "pith-kjv"},
-                    {"context", s.context},
-                    {"fed", s.fed},
-                    {"windows", s.windows.size()},
-                    {"passages", s.passages.size()},
-                    {"recall_context", 1000},
-                    {"recall_distances", {300, 600}},
-                    {"not_judged", {"Locret", "DMS"}}};
   out.caption = detail::text(
       "%zu windows: a context of %d bytes, then %d bytes whose loss counts; %zu passages of 1000 bytes, the number 300 or 600 bytes "
-      "back, another elsewhere. * no row has a lower loss in as few bytes. Locret and DMS need trained scores and are not judged.",
+      "back, another elsewhere. * no row has a lower loss in as few bytes. Locret and DMS need trained scores, LESS trained maps, CHAI "
+      "heads that "
+      "do not share keys: they are not judged.",
       s.windows.size(), s.context, s.fed, s.passages.size());
   print(out);
   if (!json.empty() && !detail::write_file(json, to_json(out))) return std::fprintf(stderr, "cannot write %s\n", json.c_str()), 1;
   if (!html.empty() && !detail::write_file(html, to_html(out))) return std::fprintf(stderr, "cannot write %s\n", html.c_str()), 1;
-  return 0;
+  return failed > 0;
 }

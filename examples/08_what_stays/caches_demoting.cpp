@@ -73,6 +73,9 @@ class demoting final : public held_cache {
   pith::status read_keys(int layer, int head, std::span<pith::survivor const> rows, std::span<float> keys) const override {
     return cache_.high().read_rows(of_.high, layer, head, rows, keys, {});
   }
+  pith::status read_values(int layer, int head, std::span<pith::survivor const> rows, std::span<float> values) const override {
+    return cache_.high().read_rows(of_.high, layer, head, rows, {}, values);
+  }
 
   // A plan in which the other heads keep what they have.
   pith::status drop(int layer, int head, std::span<std::int64_t const> tokens) override {
@@ -168,6 +171,9 @@ class folding final : public held_cache {
   }
   pith::status read_keys(int layer, int head, std::span<pith::survivor const> rows, std::span<float> keys) const override {
     return cache_.read_rows(of_, layer, head, rows, keys, {});
+  }
+  pith::status read_values(int layer, int head, std::span<pith::survivor const> rows, std::span<float> values) const override {
+    return cache_.read_rows(of_, layer, head, rows, {}, values);
   }
   pith::status drop(int layer, int head, std::span<std::int64_t const> tokens) override {
     auto const& shape = cache_.shape();

@@ -141,7 +141,7 @@ class by_clusters : public rows_of<pith::recipes::louis_kv<>> {
       count_read(static_cast<double>(centroids.size()));
       for (std::int64_t g = 0; s && g < group_; ++g) {
         s = pith::query_weights(query_of(h, g), centroids, scale_, {}, std::span(weights_).first(count));
-        if (s) s = pith::spread(std::span<float const>(weights_).first(count), groups, statistic_of(of, h, g, group_));
+        if (s) s = pith::scores_of_groups(std::span<float const>(weights_).first(count), groups, statistic_of(of, h, g, group_));
       }
       if (!s) return s;
     }

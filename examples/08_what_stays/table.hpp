@@ -26,7 +26,7 @@ struct stays_row {
   double read = 1;                         // part of the stored numbers that a step reads, to choose and to attend; 1: all
   double device_bytes = 0;                 // mean_bytes without what lies on the host
   double bits = 0, change = 0, change_error = 0;
-  share recall, first, second;
+  share recall{}, first{}, second{};
   bool on_front = false;  // no other row has a lower loss in as few bytes
 };
 
@@ -77,6 +77,36 @@ inline std::string to_json(stays_report const& r) {
                            {"recall_second_question", x.second.value()},
                            {"on_front", x.on_front}});
   return out.dump(2) + "\n";
+}
+
+// The rows of an earlier run's JSON; false if there are none, or it measured something else.
+inline bool from_json(std::string const& text, nlohmann::ordered_json const& conditions, std::vector<stays_row>& rows) {
+  auto const from = nlohmann::ordered_json::parse(text, nullptr, false);
+  if (from.is_discarded() || !from.contains("conditions") || !from.contains("rows")) return false;
+  for (char const* what : {"model", "context", "fed", "windows", "passages", "recall_context", "recall_distances"})
+    if (from["conditions"].value(what, nlohmann::ordered_json()) != conditions.value(what, nlohmann::ordered_json())) return false;
+  double const passages = conditions.value("passages", 0.0);
+  for (auto const& x : from["rows"]) {
+    auto const answers = [&](char const* name) { return share{std::round(x.value(name, 0.0) * passages), passages}; };
+    double const mean = x.value("resident_bytes_mean", 0.0);
+    rows.push_back({.name = x.value("policy", ""),
+                    .cache = x.value("cache", ""),
+                    .paper = x.value("paper", ""),
+                    .here = x.value("here", ""),
+                    .budget = x.value("budget", 1.0),
+                    .bytes_after = x.value("resident_bytes_after_context", 0.0),
+                    .mean_bytes = mean,
+                    .kept = x.value("kept", 1.0),
+                    .read = x.value("read", 1.0),
+                    .device_bytes = x.value("device_bytes_mean", mean),
+                    .bits = x.value("bits_per_byte", 0.0),
+                    .change = x.value("change", 0.0),
+                    .change_error = x.value("change_error", 0.0),
+                    .recall = answers("recall_blind"),
+                    .first = answers("recall_first_question"),
+                    .second = answers("recall_second_question")});
+  }
+  return true;
 }
 
 // Resident bytes against what is lost, the root of it upwards; the rows that nothing beats are joined and named, the others say their name

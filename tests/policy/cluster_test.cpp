@@ -254,8 +254,8 @@ TEST_CASE("clusters and groups: errors name their place", "[policy][cluster]") {
   CHECK(pith::group_means(keys, 2, list{0, 1, 1}, centroids, counts, {}) ==
         status{errc::capacity_exceeded, pith::group_means_scratch_bytes(2, 2)});
   CHECK(pith::group_bias(counts, centroids) == status{errc::shape_mismatch, 4});
-  CHECK(pith::spread(numbers{1}, list{0, 1}, many) == status{errc::shape_mismatch, 8});
-  CHECK(pith::spread(numbers{1}, list{0, 1, 0, 0, 0, 0, 0, 0}, many) == status{errc::out_of_range, 1});
+  CHECK(pith::scores_of_groups(numbers{1}, list{0, 1}, many) == status{errc::shape_mismatch, 8});
+  CHECK(pith::scores_of_groups(numbers{1}, list{0, 1, 0, 0, 0, 0, 0, 0}, many) == status{errc::out_of_range, 1});
 }
 
 TEST_CASE("louis_kv: whole clusters by their centroids, sinks and newest slots besides", "[policy][cluster]") {
@@ -277,7 +277,7 @@ TEST_CASE("louis_kv: whole clusters by their centroids, sinks and newest slots b
         numbers weights(own.centroids.size() / 4);
         REQUIRE(pith::query_weights(q, own.centroids, 3, {}, weights));
         std::span<float> const to(w.given.data() + 2 * w.offset[r] + g * lengths[r], slots);
-        REQUIRE(pith::spread(weights, own.groups, to));
+        REQUIRE(pith::scores_of_groups(weights, own.groups, to));
         for (std::size_t s = 0; s < slots; ++s) mean[r][s] += static_cast<double>(to[s]) / 2;
       }
     }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Clusters of a row's keys by k-means, their means, and what attention takes a cluster for that it does not read.
 //
-//   cluster_keys   groups[slot] = argmin_j |k_slot - centroid_j|^2,   centroid_j = mean of its keys, at most `iterations` times
-//   group_means    mean row and number of slots of each group: centroids, mean values
-//   group_bias     ln n: a group as one slot of its mean key and mean value. With one token a group that is exact          RetroInfer
-//   spread         every slot gets its group's score: what given_scores takes, and best_groups selects by
+//   cluster_keys       groups[slot] = argmin_j |k_slot - centroid_j|^2,   centroid_j = mean of its keys, at most `iterations` times
+//   group_means        mean row and number of slots of each group: centroids, mean values
+//   group_bias         ln n: a group as one slot of its mean key and mean value. With one token a group that is exact      RetroInfer
+//   scores_of_groups   every slot gets its group's score: what given_scores takes, and best_groups selects by
 //
 // Rule K1  The first centroids are the keys of distinct slots that a hash of seed, row and slot names: the same everywhere, every time.
 // Rule K2  No cluster is empty: one that became so takes the slot that is farthest from its own centroid, of a cluster that has others.
@@ -12,8 +12,7 @@
 // Rule K4  When cluster_keys returns, every centroid is the mean of its cluster's keys.
 //
 // errors  shape_mismatch; out_of_range (clusters outside 1 ... slots: -1; a group: `at` is the slot), not_finite (`at` is the number's
-// place),
-//         capacity_exceeded (scratch)
+//         place), capacity_exceeded (scratch)
 // cost    cluster_keys: O(iterations x slots x clusters x channels); sums in f64, slots and channels ascending; no allocation
 // from    Lloyd, Least squares quantization in PCM, 1982; Wu et al., LouisKV, 2025 (16 tokens a cluster); Liu et al., ClusterKV, 2024; Chen
 //         et al., RetroInfer, 2025 (the estimate)
@@ -169,7 +168,7 @@ inline status group_bias(std::span<std::int64_t const> counts, std::span<float> 
   return {};
 }
 
-inline status spread(std::span<float const> group_scores, std::span<std::int64_t const> groups, std::span<float> out) {
+inline status scores_of_groups(std::span<float const> group_scores, std::span<std::int64_t const> groups, std::span<float> out) {
   if (out.size() != groups.size()) return {errc::shape_mismatch, static_cast<std::int64_t>(out.size())};
   for (std::size_t slot = 0; slot < groups.size(); ++slot)
     if (groups[slot] < 0 || groups[slot] >= static_cast<std::int64_t>(group_scores.size()))
