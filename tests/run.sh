@@ -63,7 +63,7 @@ else
       not_run+=("clang build (clang++-16 is not installed)")
     fi
   else
-    not_run+=("sanitizers for kernels alone, packed weights, files, policies and emulated kernels (only with --all)" "clang build of the tests, compile failures under clang, headers alone under g++, example 08_what_stays (only with --all)")
+    not_run+=("sanitizers for kernels alone, packed weights, files, policies, emulated kernels and the three largest tests of caches (only with --all)" "clang build of the tests, compile failures under clang, headers alone under g++, example 08_what_stays (only with --all)")
   fi
 fi
 
