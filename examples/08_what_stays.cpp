@@ -11,9 +11,8 @@
 // layer and head by head; what it gives up is evicted or merged, and the pages are compacted. Then text behind the context is fed:
 //
 //   loss     the next bytes of the held-out text; a policy that acts while decoding sees one byte at a time, by decode scores, and keeps
-//   its
-//            capacity; the others take chunks of 16 and let the cache grow, as published. Bytes are the mean over these bytes, so that the
-//            two kinds can be compared
+//            its capacity; the others take chunks of 16 and let the cache grow, as published. Bytes are the mean over these bytes, so that
+//            the two kinds can be compared
 //   blind    the context states numbers; one of them is asked for after the policy has acted, so that nothing knew the question
 //   first    the question is read with the context, but for its last byte, so that it lies in the observation window
 //   second   then another number is asked for, from what the first question left

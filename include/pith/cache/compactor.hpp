@@ -14,9 +14,8 @@
 // With `next` a loser's value goes to several survivors, its key and bias to none:  value_j += w_i value_i  for the next `next` that stay,
 // from into[i] on. Rows that something goes into are written anew as merged ones are, their keys with them.
 //
-// Rule E1  What is sealed and kept is encoded anew at most once in its life: raw, float8 and per_token rows never are, they move as they
-// are
-//          stored. Merged rows are new numbers, and are encoded once more each time.
+// Rule E1  What is sealed and kept is encoded anew at most once in its life: raw, float8 and per_token rows never are, they move as
+//          they are stored. Merged rows are new numbers, and are encoded once more each time.
 // Rule E2  first and staging do not move: they are raw, of this sequence alone, and small. Losers there are masked; a row there that others
 //          are merged into is overwritten, rounded to bf16 once.
 // Rule E3  Nothing is done for less than `least_pages`: where rows are encoded together, that is their only time.

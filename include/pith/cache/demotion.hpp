@@ -12,9 +12,8 @@
 // `low` holds one layer of one KV head for each (layer, KV head), so heads may demote different numbers of rows and nothing is padded.
 //
 // Rule M1  A row is encoded at most once more: what comes from raw rows or move-only codes is decoded once, and never comes back.
-// Rule M2  Among low's rows there is no order: a query sees them all. So attend() takes one query token once rows are there, and windows
-// and
-//          truncate() are not possible.
+// Rule M2  Among low's rows there is no order: a query sees them all. So attend() takes one query token once rows are there, and
+//          windows and truncate() are not possible.
 // Rule M3  Probabilities of high's slots among all rows are attention_statistics() with the lse that attend() wrote.
 //
 // Threads: as cache<Recipe>; demote() also comes one at a time. No call allocates after make().
@@ -158,9 +157,8 @@ class demoting_cache {
 
   // Carries out a plan: rows of `at` are the survivors of high's (layer, KV head)s, in their order.
   // errors  stale_handle, unsupported (the plan's losers are not demoted), shape_mismatch (rows that are not this cache's; a row whose
-  // length is
-  //         not its survivors': `at` is the row), out_of_range (slots that do not ascend: the row), capacity_exceeded (room in `low`),
-  //         not_finite (low rejects such numbers: the row)
+  //         length is not its survivors': `at` is the row), out_of_range (slots that do not ascend: the row), capacity_exceeded (room in
+  //         `low`), not_finite (low rejects such numbers: the row)
   result<demotion_report> demote(sequence of, policy_rows const& at, policy_plan const& plan) {
     if (status const ok = check_plan(of, at, plan); !ok) return ok;
     std::int64_t const before = resident_bytes();

@@ -9,18 +9,16 @@
 //
 //   e = the direction on the arc between both rows;   restored: x1 = |x1| e, x2 = |x2| e;   retained pairs: both rows, in bf16
 //
-// Rule P1  A pair is retained if its distance is within gamma of the largest, of all that its (head, keys or values) has seen when its
-// chunk
-//          is in; so the first chunk, a prompt, sets the bounds. Pairs without an arc are always retained.
+// Rule P1  A pair is retained if its distance is within gamma of the largest, of all that its (head, keys or values) has seen when
+//          its chunk is in; so the first chunk, a prompt, sets the bounds. Pairs without an arc are always retained.
 // Rule P2  Retained rows come back as they were, rounded to bf16; so a chunk's size may change what is retained, nothing else.
 // Rule P3  Both layers hold the same tokens of one sequence: nothing leaves a pair. resident_bytes() counts what they take, not the room
 //          for more.
 //
 // Lengths are f32. The queries of a chunk see its own rows raw: the caller attends to them apart. No call allocates after make().
 //
-// errors  shape_mismatch, not_finite (`at` is the token), capacity_exceeded (tokens; retained rows: `at` is how many there is room for),
-// and
-//         those of cache<Recipe>; nothing is added on an error
+// errors  shape_mismatch, not_finite (`at` is the token), capacity_exceeded (tokens; retained rows: `at` is how many there is room
+//         for), and those of cache<Recipe>; nothing is added on an error
 // cost    append: three passes over the rows and one encode; restore: a decode and one product a number
 // from    Liu et al., MiniCache, 2024: layers from the middle on, t 0.6 (towards the later layer), gamma 0.05
 // differs MiniCache merges a whole prompt and retains by its bounds; here decoding goes on with them. The bounds are a head's own

@@ -113,9 +113,8 @@ struct weighed_rows {
 // The second pass on a backend, for slots of one KV head of one sequence:
 //
 //   static constexpr std::int64_t range_slots                              slots of a piece
-//   static void run(Source, piece, kv_head, group, rows_of_pass, view)     rows_of_pass(i) -> weighed_rows: those of head i of the group,
-//   or
-//                                                                          of all heads where View::heads_together
+//   static void run(Source, piece, kv_head, group, rows_of_pass, view)     rows_of_pass(i) -> weighed_rows: those of head i of the
+//                                                                          group, or of all heads where View::heads_together
 template <class Backend, class Page, class Accuracy>
 struct statistics_engine {
   static_assert(!std::is_same_v<Page, Page>,

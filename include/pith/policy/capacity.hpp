@@ -7,9 +7,8 @@
 //   byte_capacity<B, Bits>   floor(8 B / Bits) a row, Bits those of a token in its codec       token precision
 //   unbounded                all that there is
 //
-// from     Zhang et al., More Tokens, Lower Precision, 2024, for byte_capacity: equal bytes hold four times the tokens at a quarter of the
-// bits differs  SCOPE counts calls of layers, this counts steps. A ratio's product within 2^-40 of a whole number counts as that number, so
-// that
+// from     Zhang et al., More Tokens, Lower Precision, 2024, for byte_capacity: a quarter of the bits, four times the tokens
+// differs  SCOPE counts calls of layers, this counts steps. A ratio's product within 2^-40 of a whole number counts as that number, so that
 //          0.29 of 100 is 29.
 #pragma once
 

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Query heads that attend alike share one head's attention: agglomerative clusters of heads, by their attention rows of the first tokens.
 //
-//   d(a, b) = 1 - cos(row a, row b);   d(A, B) = mean of d(a, b) over a in A, b in B;   the nearest two clusters become one until k are
-//   left
+//   d(a, b) = 1 - cos(row a, row b);   d(A, B) = mean of d(a, b) over a in A, b in B;   the nearest two become one until k are left
 //
 //   cluster_heads(rows, heads, k, cluster, representative, scratch)     rows [head][number]: probabilities of the first 5 tokens, say
 //   share_scores(scores, slots, cluster, representative)                a head's scores or probabilities become its representative's

@@ -13,8 +13,7 @@
 //          fewer bits) needs rebuild(); rows that moved (compaction) need shorten(0) and append().
 //
 // errors  shape_mismatch (arrays, channels, slots of a page and boxes that do not fit), capacity_exceeded (no box for the next slot; `at`
-// is
-//         the numbers that low and high need), out_of_range (a page or a length that is not there), not_finite (NaN or infinity: `at` is
+//         is the numbers that low and high need), out_of_range (a page or a length that is not there), not_finite (NaN or infinity: `at` is
 //         the number's place in the keys or queries). Nothing is changed on an error
 // cost    O(channels) a slot and a box; 8 bytes a channel and box; no allocation
 // from    Tang et al., Quest, 2024 (one box a page of 16); Yang et al., LServe, 2025 (4 boxes of 16 slots in a page of 64)

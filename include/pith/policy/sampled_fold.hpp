@@ -4,8 +4,8 @@
 //   take     each of the s places of the reservoir becomes (k, v) with probability |v|^2 / (mu + |v|^2); then mu += |v|^2
 //            the nearest cluster x has |k - x| <= delta: n += 1, and each of its t samples becomes k with probability 1 / n
 //            otherwise k founds a cluster: x = k, all t samples = k, n = 1
-//   answer   z = sum over the reservoir  mu / (s |v|^2) e^(scale q k) v;    tau = sum over clusters  n / t  sum over its samples e^(scale q
-//   k)
+//   answer   z = sum over the reservoir  mu / (s |v|^2) e^(scale q k) v;
+//            tau = sum over clusters  n / t  sum over its samples e^(scale q k)
 //            out = z / tau,   lse = ln tau;   with the kept tokens: merge_attention (page/merge.hpp)
 //            with `mean`: out = z / sum over the reservoir  mu / (s |v|^2) e^(scale q k),  a mean of the reservoir's values
 //
@@ -21,9 +21,8 @@
 // cost    take: clusters + s + t rows; answer: 2 s + 2 clusters t products of rows; no allocation
 // from    Zandieh et al., SubGen, 2024
 // differs numerator and denominator have samples of their own, so z / tau is no mean of values: where scores spread widely it may be as
-// large
-//         as e to their spread. `mean`, not the paper's, is biased and bounded. The paper keeps any number of clusters; its experiments
-//         replace the stream by an offline k-centre
+//         large as e to their spread. `mean`, not the paper's, is biased and bounded. The paper keeps any number of clusters; its
+//         experiments replace the stream by an offline k-centre
 #pragma once
 
 #include <algorithm>

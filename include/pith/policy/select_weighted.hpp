@@ -11,9 +11,8 @@
 // Rule W2  An infinite score is what it is, whatever its weight. Slots that are protected or chosen already have no weight.
 //
 // errors  shape_mismatch; not_finite (a score that is NaN, a weight that is NaN or infinite: `at` is the slot), out_of_range (a weight
-// below
-//         0: `at` is the slot; first outside [0, 1], epsilon that is negative or no number: -1), capacity_exceeded (scratch). Marks are
-//         changed only on success
+//         below 0: `at` is the slot; first outside [0, 1], epsilon that is negative or no number: -1), capacity_exceeded (scratch). Marks
+//         are changed only on success
 // cost    O(n), products in f64 and rounded to f32 once; no allocation
 // from    Feng et al., CriticalKV (Identify Critical KV Cache in LLM Inference from an Output Perturbation Perspective), 2025
 // differs ties of products go to the newer slot
