@@ -14,7 +14,7 @@ struct shrinking
                      pith::accuracy<Accuracy>, pith::side<pith::liveness, pith::births, Side...>> {};
 
 template <class Recipe>
-class cache_of final : public held_cache {
+class cache_of : public held_cache {
  public:
   static std::unique_ptr<held_cache> make(llama_config const& c, std::int64_t max_tokens) {
     pith::cache_shape const shape{
@@ -79,6 +79,10 @@ class cache_of final : public held_cache {
   }
   std::int64_t resident_bytes() const override { return cache_.resident_bytes(); }
 
+ protected:
+  pith::cache<Recipe> cache_;
+  pith::sequence of_;
+
  private:
   void close() { static_cast<void>(cache_.close(of_)); }  // a stale handle the first time
   pith::status take(pith::result<pith::sequence> made) {
@@ -86,8 +90,6 @@ class cache_of final : public held_cache {
     return made.error();
   }
 
-  pith::cache<Recipe> cache_;
-  pith::sequence of_;
   std::vector<std::byte> scratch_;
 };
 

@@ -117,8 +117,8 @@ class demoting final : public held_cache {
 };
 
 // A bf16 cache whose losers are sampled.
-class folding final : public held_cache {
-  using cache_type = pith::cache<important>;
+class folding final : public cache_of<important> {
+  using base = cache_of<important>;
 
  public:
   static std::unique_ptr<held_cache> make(llama_config const& c, std::int64_t max_tokens) {
@@ -126,7 +126,7 @@ class folding final : public held_cache {
         {.layers = c.layers, .kv_heads = c.kv_heads, .query_heads = c.heads, .bytes = 16 << 20, .max_tokens = max_tokens});
     return made ? std::make_unique<folding>(std::move(made).value()) : nullptr;
   }
-  explicit folding(cache_type made) : cache_(std::move(made)) {
+  explicit folding(pith::cache<important> made) : base(std::move(made)) {
     auto const& shape = cache_.shape();
     auto const rows = static_cast<number>(shape.layers * shape.kv_heads), each = static_cast<number>(pith::sampled_fold::bytes(samples));
     memory_.resize(rows * each);
@@ -135,50 +135,37 @@ class folding final : public held_cache {
   }
 
   pith::status clear() override {
-    close();
-    return take(cache_.open());
+    forget();
+    return base::clear();
   }
   // Only what has not folded anything yet is saved.
   pith::status load(std::span<std::byte const> from) override {
-    close();
-    return take(cache_.load(from));
+    forget();
+    return base::load(from);
   }
   pith::status save(std::vector<std::byte>& out) const override {
     for (pith::sampled_fold const& one : folds_)
       if (one.rows() > 0) return {pith::errc::unsupported, one.rows()};
-    out.resize(static_cast<number>(cache_.saved_bytes(of_)));
-    return cache_.save(of_, out);
+    return base::save(out);
   }
   pith::status prefill(int layer, rows_view q, rows_view k, rows_view v, rows_out out, pith::attention_options const& options) override {
     pith::attention_options const one = with_lse(q, options);
-    if (pith::status const s = cache_.prefill(of_, layer, q, k, v, out, one); !s) return s;
+    if (pith::status const s = base::prefill(layer, q, k, v, out, one); !s) return s;
     return add_folded(layer, q, out, one);
   }
-  pith::status append(int layer, rows_view k, rows_view v) override { return cache_.append(of_, layer, k, v); }
   pith::status attend(int layer, rows_view q, rows_out out, pith::attention_options const& options) override {
     pith::attention_options const one = with_lse(q, options);
-    if (pith::status const s = cache_.attend(of_, layer, q, out, one); !s) return s;
+    if (pith::status const s = base::attend(layer, q, out, one); !s) return s;
     return add_folded(layer, q, out, one);
   }
-  pith::status statistics(int layer, rows_view q, pith::tensor_view<float const, 2> lse, std::int64_t newest,
-                          std::span<float const> weights, head_statistics out) const override {
-    return cache_.attention_statistics(of_, layer, q, lse, out.view(), {.newest = newest, .weights = weights});
+  // What is folded cannot be left out of a step, nor merged.
+  pith::status attend_among(int layer, pith::tensor_view<std::uint64_t, 2>, rows_view, rows_out, pith::attention_options const&) override {
+    return unsupported(layer);
   }
-
-  std::int64_t slots(int layer) const override { return cache_.slots(of_, layer); }
-  pith::result<std::int64_t> survivors(int layer, int head, std::span<pith::survivor> out) const override {
-    return cache_.survivors(of_, layer, head, out);
-  }
-  pith::status read_keys(int layer, int head, std::span<pith::survivor const> rows, std::span<float> keys) const override {
-    return cache_.read_rows(of_, layer, head, rows, keys, {});
-  }
-  pith::status read_values(int layer, int head, std::span<pith::survivor const> rows, std::span<float> values) const override {
-    return cache_.read_rows(of_, layer, head, rows, {}, values);
-  }
+  pith::status merge(int layer, int, pith::merge_plan const&) override { return unsupported(layer); }
   pith::status drop(int layer, int head, std::span<std::int64_t const> tokens) override {
-    auto const& shape = cache_.shape();
-    std::vector<pith::survivor> rows(static_cast<number>(shape.max_tokens));
-    auto const living = cache_.survivors(of_, layer, head, rows);
+    std::vector<pith::survivor> rows(static_cast<number>(cache_.shape().max_tokens));
+    auto const living = survivors(layer, head, rows);
     if (!living) return living.error();
     rows.resize(static_cast<number>(living.value()));
     std::erase_if(rows, [&](pith::survivor const& row) { return !std::binary_search(tokens.begin(), tokens.end(), row.token); });
@@ -186,10 +173,9 @@ class folding final : public held_cache {
     pith::status s = cache_.read_rows(of_, layer, head, rows, keys, values);
     for (number i = 0; s && i < rows.size(); ++i)
       s = fold_of(layer, head).take(std::span(keys).subspan(i * width, width), std::span(values).subspan(i * width, width), rows[i].token);
-    if (s) s = cache_.evict(of_, layer, head, tokens);
-    return s ? cache_.compact(of_, layer, head).error() : s;
+    return s ? base::drop(layer, head, tokens) : s;
   }
-  std::int64_t resident_bytes() const override { return cache_.resident_bytes() + static_cast<std::int64_t>(memory_.size()); }
+  std::int64_t resident_bytes() const override { return base::resident_bytes() + static_cast<std::int64_t>(memory_.size()); }
 
  private:
   static constexpr number width = 64;
@@ -214,17 +200,10 @@ class folding final : public held_cache {
       }
     return {};
   }
-  void close() {
-    static_cast<void>(cache_.close(of_));
+  void forget() {
     for (pith::sampled_fold& one : folds_) one.clear();
   }
-  pith::status take(pith::result<pith::sequence> made) {
-    if (made) of_ = made.value();
-    return made.error();
-  }
 
-  cache_type cache_;
-  pith::sequence of_;
   std::vector<std::byte> memory_;
   std::vector<pith::sampled_fold> folds_;
   std::vector<float> lse_;
